@@ -1,0 +1,277 @@
+"""The figures, as ratios: every one measured beside its reference, in turns, in one run.
+
+    python bench/table.py [--only NAME ...] [--quick] [--json FILE]
+
+Each measurement is a process of its own (``ours.py`` or ``bare.py``); this one only starts them,
+takes medians and prints. A figure that misses its goal is printed like any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from work import calibrated  # noqa: E402  (the folder is on the path only since the line above)
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    what: str
+    ours: str
+    reference: str
+    figure: str
+    goal: str
+    is_met: bool | None
+
+
+class Failed(Exception):
+    """A workload ended with an error; its output is the message."""
+
+
+def run(script: str, *arguments: object, **environment: object) -> dict[str, Any]:
+    """Run one workload in a fresh process and return the figures it printed."""
+    result = subprocess.run(
+        [sys.executable, str(HERE / script), *map(str, arguments)],
+        env=_environment(environment), capture_output=True, text=True, timeout=3600, check=False,
+    )  # fmt: skip
+    if result.returncode:
+        raise Failed(f"{script} {' '.join(map(str, arguments))}: exit {result.returncode}\n{result.stderr[-2000:]}")
+    figures: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
+    return figures
+
+
+def _environment(extra: dict[str, object]) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "BENCH_STARTED": repr(time.time()),
+        **{name: str(value) for name, value in extra.items()},
+    }
+
+
+def in_turns(turns: int, *measures: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run the measures in turns; per measure the median of each figure."""
+    results: list[list[dict[str, Any]]] = [[] for _ in measures]
+    for _ in range(turns):
+        for measure, found in zip(measures, results, strict=True):
+            found.append(measure())
+    return [{name: statistics.median(one[name] for one in found) for name in found[0]} for found in results]
+
+
+def chain(quick: bool) -> list[Row]:
+    """The durable no-op chain against bare queues, and against itself without durability."""
+    n = 20_000 if quick else 200_000
+    durable, volatile, bare = in_turns(
+        1 if quick else 3,
+        lambda: run("ours.py", "chain", n),
+        lambda: run("ours.py", "chain", n, BENCH_DURABILITY="none"),
+        lambda: run("bare.py", "queue_chain", n),
+    )
+    return [
+        _ratio("no-op chain of 4 processes, durable", durable, "multiprocessing.Queue chain", bare, 1.0),
+        _ratio("the same: durable", durable, 'durability="none"', volatile, 0.7),
+    ]
+
+
+def cpu(quick: bool) -> list[Row]:
+    """10 ms items on two workers."""
+    n, iterations = (100 if quick else 600), calibrated(10)
+    ours, pool = in_turns(
+        1 if quick else 3,
+        lambda: run("ours.py", "cpu", n, BENCH_ITERATIONS=iterations),
+        lambda: run("bare.py", "pool_cpu", n, BENCH_ITERATIONS=iterations),
+    )
+    return [_ratio("10 ms CPU items, 2 workers, durable", ours, "multiprocessing.Pool(2).imap", pool, 0.95)]
+
+
+def scaling(quick: bool) -> list[Row]:
+    """The cost per activation at three sizes of one job."""
+    sizes = (1_000, 20_000, 100_000) if quick else (1_000, 100_000, 1_000_000)
+    figures = [in_turns(5 if size == 1_000 else 1, lambda n=size: run("ours.py", "scaling", n))[0] for size in sizes]
+    costs = [figure["us_per_activation"] for figure in figures]
+    base = costs[1]
+    return [
+        Row(
+            f"cost per activation, job of {size:,}", f"{cost:.2f} us", f"{base:.2f} us at {sizes[1]:,}",
+            f"{cost / base:.2f} x", "0.8 - 1.2 x", 0.8 <= cost / base <= 1.2,
+        )
+        for size, cost in zip(sizes, costs, strict=True)
+    ]  # fmt: skip
+
+
+def resume(quick: bool) -> list[Row]:
+    """Kill the supervisor of a job with many finished activations; new process to first new activation."""
+    rows = []
+    for n in (1_000, 100_000) if quick else (1_000, 1_000_000):
+        seconds = _resumed_after(n)
+        shown = f"{seconds:.2f} s"
+        rows.append(Row(f"resume, {n:,} activations finished", shown, "-", shown, "<= 2 s", seconds <= 2.0))
+    return rows
+
+
+def _resumed_after(n: int) -> float:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        gate = Path(folder, "gate")
+        jobs = Path(folder, "jobs")
+        extra = {"BENCH_GATE": f"{n - 1}:{gate}"}
+        for count, workload in enumerate(("gate_start", "gate_resume"), 1):
+            started = time.time()
+            process = subprocess.Popen(
+                [sys.executable, str(HERE / "ours.py"), workload, str(n), str(jobs)], env=_environment(extra)
+            )
+            try:
+                _wait_for_lines(gate, count, process)
+            finally:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        return float(gate.read_text().split()[-1]) - started
+
+
+def _wait_for_lines(path: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 1800
+    while not path.exists() or len(path.read_text().split()) < count:
+        if process.poll() is not None:
+            raise Failed(f"the workload ended with {process.returncode} before its gate")
+        if time.monotonic() > deadline:
+            raise Failed("the gate was not reached in half an hour")
+        time.sleep(0.01)
+
+
+def cold(quick: bool) -> list[Row]:
+    """Process start to first result."""
+    ours, pool = in_turns(
+        3 if quick else 9,
+        lambda: run("ours.py", "cold", 1),
+        lambda: run("bare.py", "pool_cold", 1),
+    )
+    mine, other = ours["seconds"], pool["seconds"]
+    return [
+        Row(
+            "cold start to first result, 2 routines, durable", f"{mine:.3f} s", f"{other:.3f} s multiprocessing.Pool",
+            f"{mine:.3f} s = {mine / other:.1f} x", "<= 0.4 s", mine <= 0.4,
+        )
+    ]  # fmt: skip
+
+
+def imports(quick: bool) -> list[Row]:
+    """Import time over a bare interpreter, and what is installed with the package."""
+    turns = 5 if quick else 15
+    bare, ours = in_turns(turns, lambda: _timed_python("pass"), lambda: _timed_python("import routilux_mp"))
+    milliseconds = (ours["seconds"] - bare["seconds"]) * 1000
+    needed = sorted(_closure("routilux-mp"))
+    return [
+        Row(
+            "import routilux_mp", f"{ours['seconds'] * 1000:.0f} ms", f"{bare['seconds'] * 1000:.0f} ms bare python",
+            f"{milliseconds:.0f} ms", "<= 100 ms", milliseconds <= 100,
+        ),
+        Row(
+            "distributions installed, itself included", str(len(needed)), "-", str(len(needed)), "<= 7",
+            len(needed) <= 7,
+        ),
+    ]  # fmt: skip
+
+
+def _timed_python(code: str) -> dict[str, Any]:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], env=_environment({}), check=True)
+    return {"seconds": time.perf_counter() - start}
+
+
+def _closure(name: str) -> set[str]:
+    """The distributions that installing ``name`` without extras brings, itself included."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        one = waiting.pop().lower().replace("_", "-")
+        if one in found:
+            continue
+        found.add(one)
+        try:
+            requires = importlib.metadata.requires(one) or []
+        except importlib.metadata.PackageNotFoundError:
+            raise Failed(f"{one} is not installed here: pip install -e .[bench] first") from None
+        waiting += [re.split(r"[ <>=!~;\[(]", line, maxsplit=1)[0] for line in requires if ";" not in line]
+    return found
+
+
+def backpressure(quick: bool) -> list[Row]:
+    """A source ten times faster than its consumer: the supervisor's memory."""
+    n = 100_000 if quick else 1_000_000
+    slow = calibrated(0.02)
+    small = run("ours.py", "backpressure", n // 10, BENCH_SLOW_ITERATIONS=slow)
+    large = run("ours.py", "backpressure", n, BENCH_SLOW_ITERATIONS=slow)
+    grown = large["peak_mib"] / small["peak_mib"]
+    return [
+        Row(
+            f"supervisor's peak RSS, {n:,} emissions, slow consumer", f"{large['peak_mib']:.0f} MiB",
+            f"{small['peak_mib']:.0f} MiB at {n // 10:,}", f"{grown:.2f} x", "<= 1.2 x", grown <= 1.2,
+        )
+    ]  # fmt: skip
+
+
+def _ratio(what: str, ours: dict[str, Any], other: str, reference: dict[str, Any], goal: float) -> Row:
+    ratio = ours["per_s"] / reference["per_s"]
+    return Row(
+        what, f"{ours['per_s']:,.0f}/s", f"{reference['per_s']:,.0f}/s {other}", f"{ratio:.2f} x", f">= {goal:g} x",
+        ratio >= goal,
+    )  # fmt: skip
+
+
+FIGURES: dict[str, Callable[[bool], list[Row]]] = {
+    f.__name__: f for f in (chain, cpu, scaling, resume, cold, imports, backpressure)
+}
+
+
+def print_table(rows: list[Row]) -> None:
+    """The rows as an aligned table."""
+    lines = [("", "here", "reference", "figure", "goal", "")]
+    lines += [(*row[:5], {True: "met", False: "MISSED", None: ""}[row.is_met]) for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+    for number, line in enumerate(lines):
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        if number == 0:
+            print("-" * (sum(widths) + 10))
+
+
+def main() -> int:
+    """Measure what the command line asks for; 1 when something could not be measured."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=sorted(FIGURES), metavar="NAME", help=", ".join(FIGURES))
+    parser.add_argument("--quick", action="store_true", help="smaller numbers, fewer turns")
+    parser.add_argument("--json", metavar="FILE", help="write the rows there too")
+    options = parser.parse_args()
+    print(f"CPython {platform.python_version()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}")
+    rows: list[Row] = []
+    broken = 0
+    for name in options.only or FIGURES:
+        try:
+            rows += FIGURES[name](options.quick)
+        except Failed as error:
+            broken += 1
+            print(f"{name}: could not be measured\n{error}", file=sys.stderr)
+    print_table(rows)
+    if options.json:
+        Path(options.json).write_text(json.dumps([row._asdict() for row in rows], indent=2) + "\n", encoding="utf-8")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

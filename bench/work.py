@@ -1,0 +1,41 @@
+"""What both sides of a comparison do: CPU items of a length calibrated once per run, and the clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+#: Set by table.py after calibration, so that both sides burn exactly the same work.
+ITERATIONS = int(os.environ.get("BENCH_ITERATIONS", "100000"))
+
+
+def burn(iterations: int = ITERATIONS) -> int:
+    """Integer arithmetic that no cache helps with."""
+    x = 0
+    for i in range(iterations):
+        x = (x * 1103515245 + i) & 0x7FFFFFFF
+    return x
+
+
+def calibrated(milliseconds: float) -> int:
+    """How many iterations take so long here, now; the best of five."""
+    best = min(_timed(100_000) for _ in range(5))
+    return int(100_000 * milliseconds / 1000 / best)
+
+
+def _timed(iterations: int) -> float:
+    start = time.perf_counter()
+    burn(iterations)
+    return time.perf_counter() - start
+
+
+def started() -> float:
+    """Wall time at which this process was asked for (set by table.py just before it started it)."""
+    return float(os.environ.get("BENCH_STARTED", "0")) or time.time()
+
+
+def report(**figures: Any) -> None:
+    """One JSON line: what table.py reads."""
+    print(json.dumps(figures), flush=True)

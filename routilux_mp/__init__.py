@@ -1,0 +1,1 @@
+"""Flows of routines across worker processes, durable and recoverable through a shared directory."""

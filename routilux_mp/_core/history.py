@@ -1,0 +1,60 @@
+"""The execution history, derived from the records: who did what, in commit order.
+
+History rule (spec/api.md): the entry activation records ``start`` and ``completed``; every
+emission records its event; a failed attempt records ``error`` (``error_continued`` under
+CONTINUE). Nothing else is recorded.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, NamedTuple
+
+from .batch import Batch
+from .records import Completed, Failed, Record, Submitted
+from .topology import Topology
+
+
+class HistoryEntry(NamedTuple):
+    """One entry, or all the entries of one batch when ``batch`` holds more than one emission."""
+
+    routine: int
+    event: str
+    time_ns: int
+    batch: Batch | None = None
+    error: dict[str, object] | None = None
+
+
+class HistoryFold:
+    """Turns records, in order, into history entries."""
+
+    def __init__(self) -> None:
+        self.topology: Topology | None = None
+        self._entry = -1
+
+    def attach(self, topology: Topology, entry: int) -> None:
+        """Go on in the middle, after a snapshot."""
+        self.topology, self._entry = topology, entry
+
+    def entries(self, record: Record) -> Iterator[HistoryEntry]:
+        if isinstance(record, Submitted):
+            self.topology = Topology.from_plain(record.topology)
+            self._entry = record.entry
+            if record.batch is not None:
+                yield HistoryEntry(record.entry, "start", record.time_ns, record.batch)
+        elif isinstance(record, Completed):
+            assert self.topology is not None
+            events = self.topology.routines[record.routine].events
+            for emit in record.emits:
+                yield HistoryEntry(record.routine, events[emit.event], record.time_ns, emit.batch)
+            if completes_entry(self._entry, record):
+                yield HistoryEntry(record.routine, "completed", record.time_ns)
+        elif isinstance(record, Failed):
+            failure = record.failure
+            event = "error_continued" if record.action == "continue" else "error"
+            data: dict[str, object] = {"error": failure.message, "error_type": failure.type_name}
+            yield HistoryEntry(record.routine, event, record.time_ns, error={**data, "attempt": record.attempt})
+
+
+def completes_entry(entry: int, record: Completed) -> bool:
+    """Whether the entry activation (number 0 of the entry routine) returned with this record."""
+    return record.routine == entry and bool(record.ranges) and record.ranges[0] == 0

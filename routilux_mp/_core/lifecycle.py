@@ -1,0 +1,41 @@
+"""The state tables, as data: of a job and of an activation. The diagrams in the docs are made from them."""
+
+from __future__ import annotations
+
+from .records import Closed, Completed, Ended, Failed, Paused, PauseAsked, Resumed, StopAsked, Submitted, Taken
+
+#: status of a job -> the durable records that may come next
+JOB: dict[str, frozenset[type]] = {
+    "pending": frozenset({Submitted}),
+    "running": frozenset({Completed, Failed, Taken, PauseAsked, Paused, StopAsked, Closed, Ended, Resumed}),
+    "paused": frozenset({Resumed, StopAsked, Ended, Closed, PauseAsked}),
+    "completed": frozenset(),
+    "failed": frozenset({Resumed}),  # only while unfinished work has retries left
+    "cancelled": frozenset(),
+}
+
+#: (status, record) -> status, where a record changes it
+JOB_MOVES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("pending", "Submitted"): ("running",),
+    ("running", "Paused"): ("paused",),
+    ("paused", "Resumed"): ("running",),
+    ("failed", "Resumed"): ("running",),
+    ("running", "Ended"): ("completed", "failed", "cancelled"),
+    ("paused", "Ended"): ("cancelled", "failed"),
+}
+
+#: where an activation is -> what moves it where
+ACTIVATION_MOVES: dict[tuple[str, str], str] = {
+    ("slot", "Taken (a policy took it)"): "queued",
+    ("queued", "Dispatched"): "running",
+    ("running", "Returned (handed back, uncharged)"): "queued",
+    ("running", "Completed"): "done",
+    ("running", "Completed with a cursor"): "running",
+    ("running", "Conflicted"): "special",
+    ("running", "Failed: retry"): "special",
+    ("running", "Failed: again (crash below max_crashes)"): "special",
+    ("special", "Dispatched when due"): "running",
+    ("running", "Failed: continue, skip, tolerate"): "done",
+    ("running", "Failed: dead"): "dead letter",
+    ("running", "Failed: stop"): "queued",
+}

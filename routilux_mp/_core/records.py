@@ -1,0 +1,172 @@
+"""What has happened to a job. Durable records are the job; volatile ones only say what is under way.
+
+The order of the fields is the on-disk format (see ``_storage.codec``): append, never reorder.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .batch import Batch
+from .stimuli import Emit, Failure, StateOp
+
+
+class Submitted(NamedTuple):
+    """The job exists. Its entry activation, if there is one, is queued."""
+
+    time_ns: int
+    flow_id: str
+    topology: dict[str, object]
+    entry: int
+    slot: int
+    batch: Batch | None
+    metadata: bytes = b""
+    code: tuple[str, ...] = ()
+
+
+class Completed(NamedTuple):
+    """Activations returned: their emissions and state changes hold from here on, together.
+
+    ``ranges``: (first, count, first, count, …) of activation numbers of the routine. With a
+    ``cursor`` the activation numbered ``partial`` committed so far and goes on.
+    """
+
+    time_ns: int
+    routine: int
+    ranges: tuple[int, ...]
+    emits: tuple[Emit, ...] = ()
+    ops: tuple[StateOp, ...] = ()
+    partial: int = -1
+    cursor: bytes | None = None
+
+
+class Failed(NamedTuple):
+    """An attempt failed, and what follows from it.
+
+    ``action``: ``retry`` (again at ``due_ns``), ``again`` (a crash below the limit), ``continue``,
+    ``skip``, ``tolerate``, ``stop``, ``dead`` (dead letter; the job goes on), ``dead_stop``.
+    """
+
+    time_ns: int
+    routine: int
+    seq: int
+    attempt: int
+    action: str
+    failure: Failure
+    due_ns: int = 0
+
+
+class Taken(NamedTuple):
+    """A policy took this many emissions of each slot as the input of one activation."""
+
+    time_ns: int
+    routine: int
+    takes: tuple[int, ...]  # per slot
+    message: bytes = b""
+
+
+class Posted(NamedTuple):
+    time_ns: int
+    routine: int
+    slot: int
+    batch: Batch
+
+
+class Annotated(NamedTuple):
+    time_ns: int
+    ops: tuple[StateOp, ...]
+
+
+class PauseAsked(NamedTuple):
+    time_ns: int
+    reason: str = ""
+    checkpoint: bytes = b""
+
+
+class Paused(NamedTuple):
+    time_ns: int
+
+
+class Resumed(NamedTuple):
+    time_ns: int
+
+
+class StopAsked(NamedTuple):
+    """The job is to end as ``status`` once what runs has ended."""
+
+    time_ns: int
+    status: str  # "cancelled" | "failed"
+    reason: str = ""
+
+
+class Closed(NamedTuple):
+    """Nothing more will be posted."""
+
+    time_ns: int
+
+
+class Ended(NamedTuple):
+    time_ns: int
+    status: str
+    reason: str = ""
+
+
+Durable = (
+    Submitted | Completed | Failed | Taken | Posted | Annotated | PauseAsked | Paused | Resumed | StopAsked | Closed | Ended
+)  # fmt: skip
+
+
+# -- volatile: gone when the supervisor is, and rightly so --------------------------------------
+
+
+class Dispatched(NamedTuple):
+    """Activations were given to a worker."""
+
+    dispatch: int
+    worker: int
+    routine: int
+    count: int  # type: ignore[assignment]  # activations from the head of the queue; 0: the special one named by ``seq``
+    seq: int = -1
+
+
+class Returned(NamedTuple):
+    """A dispatch is over; what it had not done is queued again."""
+
+    dispatch: int
+
+
+class Held(NamedTuple):
+    """A generator waits until its consumers have room."""
+
+    dispatch: int
+    is_held: bool
+
+
+class Conflicted(NamedTuple):
+    """An activation read what another commit has changed: it runs again, alone, holding its keys."""
+
+    routine: int
+    seq: int
+    keys: tuple[tuple[str, str], ...]
+
+
+class Stood(NamedTuple):
+    commit: int
+
+
+class Seen(NamedTuple):
+    """A worker's copy of the job's state is up to date as of ``version``; -1: it is gone."""
+
+    worker: int
+    version: int
+
+
+Volatile = Dispatched | Returned | Held | Conflicted | Stood | Seen
+Record = Durable | Volatile
+
+#: Tag on disk of every durable record. Never reused.
+TAGS: dict[type, int] = {
+    Submitted: 1, Completed: 2, Failed: 3, Taken: 4, Posted: 5, Annotated: 6,
+    PauseAsked: 7, Paused: 8, Resumed: 9, StopAsked: 10, Closed: 11, Ended: 12,
+}  # fmt: skip
+DURABLE = frozenset(TAGS)

@@ -1,0 +1,27 @@
+"""What a failed attempt leads to: the rules of ``ErrorHandler``, of crashes and of dead letters."""
+
+from __future__ import annotations
+
+from .stimuli import Failure
+from .topology import ErrorSpec, RoutineSpec
+
+
+def action_for(
+    spec: RoutineSpec, is_entry: bool, failure: Failure, attempt: int, crashes: int, max_crashes: int, now_ns: int
+) -> tuple[str, int]:
+    """The action of the ``Failed`` record, and when the next attempt is due (ns; 0: at once).
+
+    Without any handler an entry routine's failure fails the job, any other one is recorded and
+    tolerated (spec/api.md, ErrorHandler).
+    """
+    error = spec.error or ErrorSpec("stop" if is_entry else "tolerate")
+    if failure.kind == "crash":
+        if crashes + 1 < max_crashes:
+            return "again", 0
+        return ("dead_stop" if error.strategy in ("stop", "retry") else "dead"), 0
+    if error.strategy == "retry":
+        if failure.is_retryable and attempt <= error.max_retries:
+            delay_s = error.retry_delay_s * error.retry_backoff ** (attempt - 1)
+            return "retry", now_ns + int(delay_s * 1e9)
+        return "stop", 0
+    return error.strategy, 0

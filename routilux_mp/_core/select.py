@@ -1,0 +1,178 @@
+"""Which activations may run now, and who gets them."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+from .effects import Effect, Part, Work
+from .job import Group, Item, Job, RoutineState, Special
+from .records import Dispatched, Record, Seen
+from .stimuli import Capacity
+
+
+def wanted(job: Job, now_ns: int) -> list[int]:
+    """Routines that have work for a worker now; those nearest the sink first."""
+    if job.status != "running" or job.closing or job.is_draining:
+        return []
+    if job.topology.strategy == "sequential" and job.dispatches:
+        return []
+    ready: list[int] = []
+    for number, routine in enumerate(job.routines):
+        if (routine.ready or routine.special) and _has_work(job, number, routine, now_ns):
+            if not is_backed_up(job, number):
+                ready.append(number)
+    if not ready:
+        lifted = must_lift(job, now_ns)
+        return [] if lifted is None or not _has_work(job, lifted, job.routines[lifted], now_ns) else [lifted]
+    depth = job.topology.depth
+    ready.sort(key=lambda n: depth[n])
+    return ready
+
+
+def is_backed_up(job: Job, number: int) -> bool:
+    """A slot that this routine feeds is full: it is not activated until that has drained."""
+    for target, slot in job.topology.feeds[number]:
+        if job.routines[target].queued[slot] >= job.topology.routines[target].queue_max:
+            return True
+    return False
+
+
+def must_lift(job: Job, now_ns: int) -> int | None:
+    """The held routine nearest the sink, when only the bound keeps the job from going on."""
+    held: list[int] = []
+    for number, routine in enumerate(job.routines):
+        backed_up = is_backed_up(job, number)
+        running = any(not d.is_held for d in routine.dispatches.values())
+        if running or (not backed_up and (routine.ready or _is_due(routine, now_ns))):
+            return None
+        if backed_up and (_has_work(job, number, routine, now_ns) or routine.dispatches):
+            held.append(number)
+    return min(held, key=lambda n: job.topology.depth[n], default=None)
+
+
+def _is_due(routine: RoutineState, now_ns: int) -> bool:
+    return any(special.due_ns <= now_ns for special in routine.special.values())
+
+
+def next_due_ns(job: Job) -> int:
+    """When the earliest waiting retry is due; 0: none waits."""
+    due = 0
+    for routine in job.routines:
+        for special in routine.special.values():
+            if special.due_ns and (not due or special.due_ns < due):
+                due = special.due_ns
+    return due
+
+
+def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
+    """Give up to ``s.count`` activations of one routine to a worker."""
+    routine = job.routines[s.routine]
+    spec = job.topology.routines[s.routine]
+    holders = {d.worker for d in routine.dispatches.values()}
+    if spec.workers and s.worker not in holders and len(holders) >= spec.workers:
+        return
+    if any(d.is_held for d in routine.dispatches.values() if d.worker == s.worker):
+        return  # it waits in its generator
+    is_reset = s.worker not in job.seen
+    if job.state_commit > job.stands and (is_reset or _has_foreign_change(job, s.worker)):
+        return  # it would see state that is not durable yet
+    seq = _special_to_run(job, routine, now_ns)
+    if seq is not None:
+        special = routine.special[seq]
+        state = _unseen_state(job, s.worker, is_reset)
+        yield Seen(s.worker, job.version)
+        yield Dispatched(s.dispatch, s.worker, s.routine, 0, seq)
+        yield _work(s, (special.item,), state, is_reset, special)
+        return
+    if routine.special and spec.workers == 1 and any(x.due_ns == 0 for x in routine.special.values()):
+        return  # in order: what crashed or committed a cursor goes first
+    items, count = _head(job, routine, s.count, spec.is_ordered and spec.workers != 1)
+    if not count:
+        return
+    state = _unseen_state(job, s.worker, is_reset)
+    yield Seen(s.worker, job.version)
+    yield Dispatched(s.dispatch, s.worker, s.routine, count)
+    yield _work(s, items, state, is_reset, None)
+
+
+def _head(job: Job, routine: RoutineState, limit: int, is_ordered: bool) -> tuple[tuple[Item, ...], int]:
+    """Durable activations from the head of the queue, at most ``limit``; a group goes alone."""
+    items: list[Item] = []
+    count = 0
+    for item in routine.ready:
+        if item.commit > job.stands or (items and isinstance(item, Group)):
+            break
+        if is_ordered:
+            if items and items[-1].seq + items[-1].count != item.seq:
+                break
+            limit = min(limit, routine.next_release + job.ordered_window_max - item.seq + count)
+        take = min(item.count, limit - count)
+        if take <= 0:
+            break
+        items.append(item if take == item.count else item._replace(count=take))  # type: ignore[union-attr]
+        count += take
+        if isinstance(item, Group):
+            break
+    return tuple(items), count
+
+
+def _has_work(job: Job, number: int, routine: RoutineState, now_ns: int) -> bool:
+    if routine.ready and routine.ready[0].commit <= job.stands:
+        return True
+    return bool(routine.special) and _special_to_run(job, routine, now_ns) is not None
+
+
+def _special_to_run(job: Job, routine: RoutineState, now_ns: int) -> int | None:
+    """The first special activation that is due, durable, not running, and whose keys are free."""
+    if not routine.special:
+        return None
+    running = {d.special for d in routine.dispatches.values()}
+    best: int | None = None
+    for seq, special in routine.special.items():
+        if seq in running or special.due_ns > now_ns or special.item.commit > job.stands:
+            continue
+        if job.holds and any(key in job.holds for key in special.keys):
+            continue
+        if best is None or seq < best:
+            best = seq
+    return best
+
+
+def _has_foreign_change(job: Job, worker: int) -> bool:
+    seen = job.seen[worker]
+    for version, writer, _ in reversed(job.recent):
+        if version <= seen:
+            return False
+        if writer != worker:
+            return True
+    return job.version > seen
+
+
+def _unseen_state(job: Job, worker: int, is_reset: bool) -> tuple[tuple[str, str, object], ...]:
+    """What this worker's copy of the job's state lacks: (scope, key, value; None: deleted)."""
+    if is_reset:
+        return tuple((scope, key, value) for scope, values in job.state.items() for key, value in values.items())
+    seen = job.seen[worker]
+    if seen == job.version:
+        return ()
+    recent = job.recent
+    if recent and recent[0][0] <= seen + 1:
+        keys = {key for version, writer, key in recent if version > seen and writer != worker}
+    else:
+        keys = {key for key, (version, writer) in job.changed.items() if version > seen and writer != worker}
+    return tuple((scope, key, job.state.get(scope, {}).get(key)) for scope, key in keys)
+
+
+def _work(
+    s: Capacity, items: tuple[Item, ...], state: tuple[tuple[str, str, object], ...], is_reset: bool,
+    special: Special | None,
+) -> Work:  # fmt: skip
+    first = items[0]
+    runs = first.runs if isinstance(first, Group) else items
+    parts = tuple(Part(r.slot, r.connection, r.batch, r.start, r.count) for r in runs)  # type: ignore[union-attr]
+    return Work(
+        s.dispatch, s.worker, s.routine,
+        tuple(item.seq for item in items), parts, isinstance(first, Group),
+        first.message if isinstance(first, Group) else b"",
+        special.attempt if special else 1, special.cursor if special else None, state, is_reset,
+    )  # fmt: skip

@@ -1,0 +1,44 @@
+"""``step`` joins the two halves of the core: decide what follows, apply it, and say what must be done."""
+
+from __future__ import annotations
+
+from .apply import apply
+from .decide import decide
+from .effects import Effect
+from .job import Job
+from .records import DURABLE, Record
+from .stimuli import Completion, Stimulus
+
+
+def step(job: Job, stimulus: Stimulus, now_ns: int, commit: int = 0) -> tuple[list[Record], list[Effect]]:
+    """Let ``stimulus`` happen to ``job``.
+
+    Args:
+        now_ns: UTC nanoseconds; the core has no clock of its own.
+        commit: number of the commit that will carry the records.
+
+    Returns:
+        The durable records, in order, and the effects that are owed once they stand.
+    """
+    records: list[Record] = []
+    effects: list[Effect] = []
+    worker = -1
+    if type(stimulus) is Completion:
+        d = job.dispatches.get(stimulus.dispatch)
+        worker = d.worker if d is not None else -1
+    for item in decide(job, stimulus, now_ns):
+        kind = type(item)
+        if kind in DURABLE:
+            apply(job, item, commit, worker)  # type: ignore[arg-type]
+            records.append(item)  # type: ignore[arg-type]
+        elif isinstance(item, Effect):
+            effects.append(item)
+        else:
+            apply(job, item, commit, worker)
+    return records, effects
+
+
+def replay(job: Job, records: list[Record]) -> None:
+    """Fold durable records, as recovery and every reader do."""
+    for record in records:
+        apply(job, record)

@@ -1,0 +1,144 @@
+"""What may happen to a job: the only input of :func:`step`. Wire messages of workers are stimuli."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .batch import Batch
+
+
+class Emit(NamedTuple):
+    """Emissions of one event, in order, encoded together."""
+
+    event: int
+    batch: Batch
+
+
+class StateOp(NamedTuple):
+    """One change of shared state. ``scope``: a routine id, or "" for ``shared_data``.
+
+    ``set`` (value: encoded bytes), ``delete``, ``increment`` (value: int | float), ``append``
+    (value: encoded bytes of one item); ``log``: an entry of the shared log (encoded bytes);
+    ``output``: (temporary path, final path) to be moved when the commit stands.
+    """
+
+    op: str
+    scope: str
+    key: str
+    value: bytes | int | float | tuple[str, str] | None = None
+
+
+class Failure(NamedTuple):
+    """Why an attempt failed, as text: the exception itself never leaves its worker."""
+
+    kind: str  # "error" | "timeout" | "crash"
+    type_name: str
+    message: str
+    traceback: str = ""
+    is_retryable: bool = True
+
+
+class Submit(NamedTuple):
+    """A new job; becomes its first record."""
+
+    flow_id: str
+    topology: dict[str, object]
+    entry: int
+    slot: int
+    batch: Batch | None  # the entry parameters as one emission; None: open for ``post``
+    metadata: bytes = b""
+    code: tuple[str, ...] = ()  # blob names of the code bundle, if it goes by value
+
+
+class Completion(NamedTuple):
+    """A worker's report on one dispatch; several may come for one dispatch."""
+
+    dispatch: int
+    done: int  # activations that returned since the last report
+    emits: tuple[Emit, ...] = ()
+    ops: tuple[StateOp, ...] = ()
+    reads: tuple[tuple[str, str], ...] = ()  # (scope, key) read by an activation that also wrote
+    cursor: bytes | None = None  # committed by the activation after ``done``, which goes on
+    failure: Failure | None = None  # of the activation after ``done``
+    is_last: bool = True  # nothing more comes; what is not done is handed back
+    busy_ns: int = 0  # time spent on the reported activations
+
+
+class Capacity(NamedTuple):
+    """A worker can take this many activations of this routine."""
+
+    routine: int
+    worker: int
+    dispatch: int  # the number the dispatch will have; the shell's, since workers serve several jobs
+    count: int  # type: ignore[assignment]
+
+
+class HandedBack(NamedTuple):
+    """Whatever this worker had of the job and has not done comes back, uncharged."""
+
+    worker: int
+
+
+class WorkerLost(NamedTuple):
+    """A worker is gone; ``dispatch`` and ``index`` are what its page said it was running."""
+
+    worker: int
+    dispatch: int = 0
+    index: int = -1  # type: ignore[assignment]  # activation within the dispatch, counted from its start; -1: none
+    failure: Failure | None = None  # None: nobody is to blame (killed by us, nursery lost)
+
+
+class Stands(NamedTuple):
+    """Every record up to this commit is durable."""
+
+    commit: int
+
+
+class Tick(NamedTuple):
+    """Time has passed: retries that are due, interval policies."""
+
+
+class Pause(NamedTuple):
+    reason: str = ""
+    checkpoint: bytes = b""
+
+
+class Resume(NamedTuple):
+    pass
+
+
+class Cancel(NamedTuple):
+    reason: str = ""
+
+
+class Drain(NamedTuple):
+    """Dispatch nothing more, without changing the job: the supervisor is leaving."""
+
+
+class Fail(NamedTuple):
+    """End the job as failed (execution_timeout, an entry that cannot run)."""
+
+    reason: str
+
+
+class Post(NamedTuple):
+    """Data for a slot from outside the flow."""
+
+    routine: int
+    slot: int
+    batch: Batch
+
+
+class Annotate(NamedTuple):
+    """State written by the caller."""
+
+    ops: tuple[StateOp, ...]
+
+
+class Close(NamedTuple):
+    """A job that is open for ``post`` gets no more: it completes when it is quiet."""
+
+
+Stimulus = (
+    Submit | Completion | Capacity | HandedBack | WorkerLost | Stands | Tick | Pause | Resume | Cancel | Drain | Fail | Post | Annotate | Close
+)  # fmt: skip

@@ -1,0 +1,150 @@
+"""The shape of a flow as plain data: what the core needs to route, and nothing that runs.
+
+Routines, slots and events are numbered; the numbers are stable for the life of a job because
+the topology is part of its first record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class ErrorSpec(NamedTuple):
+    """What happens when an activation fails; already resolved: the routine's handler, else the flow's."""
+
+    strategy: str  # "stop" | "continue" | "retry" | "skip"
+    max_retries: int = 3
+    retry_delay_s: float = 1.0
+    retry_backoff: float = 2.0
+    is_critical: bool = False
+
+
+class PolicySpec(NamedTuple):
+    """When a routine is activated. ``each``: once per emission, which handlers and ``immediate`` share."""
+
+    kind: str = "each"  # each | batch_size | time_interval | all_slots_ready | upstream_done | custom
+    count: int = 0  # type: ignore[assignment]
+    interval_s: float = 0.0
+
+
+class RoutineSpec(NamedTuple):
+    routine_id: str
+    class_name: str
+    slots: tuple[str, ...]
+    events: tuple[str, ...]
+    style: str = "handler"  # handler | logic
+    policy: PolicySpec = PolicySpec()
+    workers: int = 1  # worker processes at most; 0: "auto"
+    is_ordered: bool = False
+    timeout_s: float | None = None
+    error: ErrorSpec | None = None
+    queue_max: int = 10_000
+
+
+class ConnectionSpec(NamedTuple):
+    source: int
+    event: int
+    target: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class Topology:
+    flow_id: str
+    strategy: str  # "concurrent" | "sequential"
+    routines: tuple[RoutineSpec, ...]
+    connections: tuple[ConnectionSpec, ...]
+    #: (routine, event) -> numbers of the connections it feeds
+    routes: dict[tuple[int, int], tuple[int, ...]] = field(init=False, repr=False, compare=False)
+    #: routine -> every routine from which it can be reached
+    upstream: tuple[frozenset[int], ...] = field(init=False, repr=False, compare=False)
+    #: routine -> direct successors
+    downstream: tuple[frozenset[int], ...] = field(init=False, repr=False, compare=False)
+    #: routine -> (target, slot) of everything it feeds
+    feeds: tuple[tuple[tuple[int, int], ...], ...] = field(init=False, repr=False, compare=False)
+    #: routines whose policy takes several emissions for one activation; sources first
+    grouped: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    #: routine -> steps to the farthest sink reachable without going round a cycle
+    depth: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.routines)
+        routes: dict[tuple[int, int], tuple[int, ...]] = {}
+        down: list[set[int]] = [set() for _ in range(count)]
+        for number, connection in enumerate(self.connections):
+            key = (connection.source, connection.event)
+            routes[key] = (*routes.get(key, ()), number)
+            down[connection.source].add(connection.target)
+        reach = [_reachable(start, down) for start in range(count)]
+        put = object.__setattr__
+        put(self, "routes", routes)
+        put(self, "downstream", tuple(frozenset(targets) for targets in down))
+        put(self, "upstream", tuple(frozenset(s for s in range(count) if r in reach[s]) for r in range(count)))
+        put(self, "feeds", tuple(_feeds(r, self.connections) for r in range(count)))
+        put(self, "depth", tuple(_depth(r, down, reach) for r in range(count)))
+        grouped = (r for r in range(count) if self.routines[r].policy.kind != "each")
+        put(self, "grouped", tuple(sorted(grouped, key=lambda r: -self.depth[r])))
+
+    def index_of(self, routine_id: str) -> int | None:
+        """Number of the routine, or None."""
+        for number, routine in enumerate(self.routines):
+            if routine.routine_id == routine_id:
+                return number
+        return None
+
+    def to_plain(self) -> dict[str, Any]:
+        """As MessagePack- and JSON-able data."""
+        return {
+            "flow_id": self.flow_id,
+            "strategy": self.strategy,
+            "routines": [
+                [*r[:5], list(r.policy), *r[6:9], None if r.error is None else list(r.error), r.queue_max]
+                for r in self.routines
+            ],
+            "connections": [list(c) for c in self.connections],
+        }
+
+    @classmethod
+    def from_plain(cls, data: dict[str, Any]) -> Topology:
+        routines = []
+        for row in data["routines"]:
+            rid, class_name, slots, events, style, policy, workers, is_ordered, timeout_s, error, queue_max = row
+            routines.append(
+                RoutineSpec(
+                    rid, class_name, tuple(slots), tuple(events), style, PolicySpec(*policy), workers, is_ordered,
+                    timeout_s, None if error is None else ErrorSpec(*error), queue_max,
+                )
+            )  # fmt: skip
+        connections = tuple(ConnectionSpec(*row) for row in data["connections"])
+        return cls(data["flow_id"], data["strategy"], tuple(routines), connections)
+
+
+def _feeds(routine: int, connections: tuple[ConnectionSpec, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(dict.fromkeys((c.target, c.slot) for c in connections if c.source == routine))
+
+
+def _reachable(start: int, down: list[set[int]]) -> set[int]:
+    """Routines that can be reached from ``start`` in one step or more (itself only on a cycle)."""
+    seen: set[int] = set()
+    stack = list(down[start])
+    while stack:
+        routine = stack.pop()
+        if routine not in seen:
+            seen.add(routine)
+            stack.extend(down[routine])
+    return seen
+
+
+def _depth(routine: int, down: list[set[int]], reach: list[set[int]]) -> int:
+    """Longest way to a sink; edges inside a cycle count nothing."""
+    best: dict[int, int] = {}
+
+    def visit(node: int) -> int:
+        if node not in best:
+            best[node] = 0  # a node of a cycle that is met again adds nothing
+            steps = [visit(t) + (0 if node in reach[t] else 1) for t in down[node] if t != node]
+            best[node] = max(steps, default=0)
+        return best[node]
+
+    return visit(routine)

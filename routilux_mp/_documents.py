@@ -1,0 +1,133 @@
+"""A job's state as plain data: what a ``JobState`` holds when no supervisor stands behind it.
+
+Also its form on paper, ``JobState.serialize()``. Keys that this version does not know are kept
+and written again, so that a document passes unharmed through an older reader.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ._history import ExecutionRecord, Timestamp
+from ._serialization.json_values import from_json, to_json
+from .errors import DefinitionError
+from .status import JobStatus
+
+_TYPE = "JobState"
+
+
+@dataclass
+class Document:
+    """Everything a person may read of a job, decoded."""
+
+    flow_id: str = ""
+    job_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    status: JobStatus = JobStatus.PENDING
+    current_routine_id: str | None = None
+    routine_states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    execution_history: list[ExecutionRecord] = field(default_factory=list)
+    pending_tasks: list[dict[str, Any]] = field(default_factory=list)
+    pause_points: list[dict[str, Any]] = field(default_factory=list)
+    shared_data: dict[str, Any] = field(default_factory=dict)
+    shared_log: list[dict[str, Any]] = field(default_factory=list)
+    output_log: list[dict[str, Any]] = field(default_factory=list)
+    deferred_events: list[dict[str, Any]] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Any = None
+    entry_routine_id: str | None = None
+    entry_params: dict[str, Any] | None = None
+    created_at: Timestamp = field(default_factory=lambda: Timestamp.of(None))
+    updated_at: Timestamp = field(default_factory=lambda: Timestamp.of(None))
+    #: What the engine needs to go on elsewhere; opaque here.
+    engine: dict[str, Any] | None = None
+    unknown: dict[str, Any] = field(default_factory=dict)
+
+    def touch(self) -> None:
+        """Note that something has changed now."""
+        self.updated_at = Timestamp.of(None)
+
+
+#: Written and read by :func:`to_json`, under the name of the attribute.
+_VALUES = (
+    "routine_states", "pending_tasks", "shared_data", "shared_log", "output_log", "deferred_events", "metadata",
+    "checkpoint", "entry_params",
+)  # fmt: skip
+_PLAIN = ("job_id", "flow_id", "status", "current_routine_id", "entry_routine_id", "engine")
+_TIMES = ("created_at", "updated_at")
+_KNOWN = {"_type", "execution_history", "pause_points", *_VALUES, *_PLAIN, *_TIMES}
+
+
+def document_to_json(document: Document) -> dict[str, Any]:
+    """JSON-able data of a document.
+
+    Raises:
+        NotSerializable: a value that can be neither written nor signed, naming it.
+    """
+    data: dict[str, Any] = {"_type": _TYPE, **document.unknown}
+    for name in _PLAIN:
+        data[name] = getattr(document, name)
+    data["status"] = str(document.status)
+    for name in _VALUES:
+        data[name] = to_json(getattr(document, name), None, f"JobState {name}")
+    for name in _TIMES:
+        data[name] = getattr(document, name).isoformat()
+    data["execution_history"] = [record.serialize() for record in document.execution_history]
+    data["pause_points"] = [
+        {
+            **{key: to_json(value, None, f"pause point {key}") for key, value in point.items()},
+            "timestamp": Timestamp.of(point.get("timestamp")).isoformat(),
+        }
+        for point in document.pause_points
+    ]
+    return data
+
+
+def document_from_json(data: dict[str, Any]) -> Document:
+    """The document that was written.
+
+    Raises:
+        ValueError: not a job state, or an impossible status.
+    """
+    if data.get("_type") != _TYPE:
+        raise DefinitionError(f"Cannot deserialize data of type {data.get('_type')!r} into {_TYPE}")
+    document = Document()
+    for name in _PLAIN:
+        if name in data:
+            setattr(document, name, data[name])
+    try:
+        document.status = JobStatus(data.get("status", "pending"))
+    except ValueError:
+        raise DefinitionError(f"JobState {document.job_id!r}: no status {data.get('status')!r}") from None
+    for name in _VALUES:
+        if data.get(name) is not None:
+            setattr(document, name, from_json(data[name], None, f"JobState {name}"))
+    for name in _TIMES:
+        setattr(document, name, Timestamp.of(data.get(name)))
+    document.execution_history = [
+        ExecutionRecord.deserialize({"_type": "ExecutionRecord", **record}) for record in data.get("execution_history") or []
+    ]
+    for point in data.get("pause_points") or []:
+        restored = {key: from_json(value) for key, value in point.items()}
+        document.pause_points.append({**restored, "timestamp": Timestamp.of(point.get("timestamp"))})
+    document.unknown = {key: value for key, value in data.items() if key not in _KNOWN}
+    return document
+
+
+def write_json(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
+    """Replace the file at ``path`` by ``data``, whole or not at all."""
+    target = Path(path)
+    private = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with private.open("x", encoding="utf-8") as file:
+            json.dump(data, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        private.replace(target)
+    finally:
+        private.unlink(missing_ok=True)

@@ -1,0 +1,134 @@
+"""Any value as JSON-able data, for the documents that people read and exchange.
+
+Plain JSON values stay as they are. What JSON lacks is wrapped in a dictionary with one reserved
+key: containers structurally, callables by name, serialisable objects as their own data, and
+everything else as text of its binary form, in which objects are signed. Reading verifies the
+signature before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any
+
+from ..errors import CheckpointDamaged, NotSerializable
+from .callables import describe_callable, resolve_callable
+
+_TUPLE, _SET, _FROZENSET, _DICT = "$tuple", "$set", "$frozenset", "$dict"
+_CALLABLE, _OBJECT, _ENCODED = "$callable", "$object", "$encoded"
+_RESERVED = frozenset({_TUPLE, _SET, _FROZENSET, _DICT, _CALLABLE, _OBJECT, _ENCODED})
+
+#: The place that signed text in a document belongs to.
+_CONTEXT = b"routilux_mp document value"
+_DEPTH_MAX = 200
+
+
+def to_json(value: Any, owner: Any = None, where: str = "value", depth: int = 0) -> Any:
+    """``value`` as JSON-able data.
+
+    ``owner``: the object whose own methods may be named; ``where``: the place, for errors.
+
+    Raises:
+        NotSerializable: nested too deeply (or in a cycle), or code that cannot be found by name.
+    """
+    kind = type(value)
+    if value is None or kind in (bool, int, str) or (kind is float and math.isfinite(value)):
+        return value
+    if depth > _DEPTH_MAX:
+        raise NotSerializable(f"{where} cannot be serialized: nested more than {_DEPTH_MAX} deep, or in a cycle")
+    if kind is list:
+        return [to_json(item, owner, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+    if kind is dict:
+        return _dict_to_json(value, owner, where, depth)
+    if kind in (tuple, set, frozenset):
+        return {f"${kind.__name__}": [to_json(v, owner, f"{where}[{i}]", depth + 1) for i, v in enumerate(value)]}
+    if callable(value) and not isinstance(value, type):
+        return {_CALLABLE: describe_callable(value, owner, where)}
+    if _is_serializable(value):
+        return {_OBJECT: _object_to_json(value, where)}
+    return _encoded(value, where)
+
+
+def from_json(data: Any, owner: Any = None, where: str = "value") -> Any:
+    """The value of :func:`to_json`.
+
+    Raises:
+        SignatureInvalid, KeyUnavailable: signed text that does not verify here.
+        ValueError: a class or a callable that is not known here.
+    """
+    kind = type(data)
+    if kind is list:
+        return [from_json(item, owner, f"{where}[{i}]") for i, item in enumerate(data)]
+    if kind is not dict:
+        return data
+    if len(data) != 1 or next(iter(data)) not in _RESERVED:
+        return {key: from_json(item, owner, f"{where}[{key!r}]") for key, item in data.items()}
+    [(mark, content)] = data.items()
+    match mark:
+        case "$callable":
+            return resolve_callable(content, owner, None, where)
+        case "$object":
+            return _object_from(content)
+        case "$encoded":
+            return _decoded(content, where)
+    items = [from_json(item, owner, f"{where}[{i}]") for i, item in enumerate(content)]
+    match mark:
+        case "$tuple":
+            return tuple(items)
+        case "$set":
+            return set(items)
+        case "$frozenset":
+            return frozenset(items)
+    return dict(items)
+
+
+def _dict_to_json(value: dict[Any, Any], owner: Any, where: str, depth: int) -> dict[str, Any]:
+    if all(type(key) is str for key in value) and not (len(value) == 1 and next(iter(value)) in _RESERVED):
+        return {key: to_json(item, owner, f"{where}[{key!r}]", depth + 1) for key, item in value.items()}
+    pairs = [
+        [to_json(key, owner, f"{where} key", depth + 1), to_json(item, owner, f"{where}[{key!r}]", depth + 1)]
+        for key, item in value.items()
+    ]
+    return {_DICT: pairs}
+
+
+def _is_serializable(value: Any) -> bool:
+    from .registry import Serializable
+
+    return isinstance(value, Serializable)
+
+
+def _object_to_json(value: Any, where: str) -> Any:
+    from .registry import check_constructible
+
+    check_constructible(type(value), f"{where} ({type(value).__name__})")
+    return value.serialize()
+
+
+def _object_from(content: Any) -> Any:
+    from .registry import Serializable
+
+    return Serializable.deserialize(content)
+
+
+def _encoded(value: Any, where: str) -> dict[str, str]:
+    from .batch import encode_value
+    from .signing import Signer
+
+    try:
+        data = encode_value(value, Signer(may_create=True), _CONTEXT)
+    except (TypeError, ValueError) as error:
+        raise NotSerializable(f"{where} cannot be serialized: {error}") from error
+    return {_ENCODED: base64.b64encode(data).decode("ascii")}
+
+
+def _decoded(content: Any, where: str) -> Any:
+    from .batch import decode_value
+    from .signing import Signer
+
+    try:
+        raw = base64.b64decode(content, validate=True)
+    except (TypeError, ValueError) as error:
+        raise CheckpointDamaged(f"{where}: not the text of an encoded value: {error}") from None
+    return decode_value(raw, Signer(), _CONTEXT)

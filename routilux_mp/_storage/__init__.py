@@ -1,0 +1,1 @@
+"""The checkpoint directory: put-if-absent commit files, snapshots, blobs and views."""

@@ -1,0 +1,132 @@
+"""Blobs: large payloads in files of their own, durable before the commit that names them.
+
+Workers put and map blobs themselves; the log carries only the `BlobRef`. The rules it owns: a blob
+is written once under a name that is never used again (not its content's: a late collector could
+delete what a new commit has just named), and it says at its end how long it is and what its
+SHA-256 is, so that every cut and every flipped bit is found when it is mapped.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+from zlib import crc32
+
+from ..errors import CheckpointDamaged, StorageError, UsageError
+from .files import FileSystem, RealFiles
+from .layout import BLOBS, check_blob_name, epoch_name
+from .place import Place
+from .put import blocked
+
+# The end of a blob: magic, length and SHA-256 of the payload, CRC-32 of those. At the end, so that
+# the payload begins at a page boundary when it is mapped.
+_TRAILER = struct.Struct("<8sQ32s")
+_CRC = struct.Struct("<I")
+_MAGIC = b"RMPBLOB1"
+TRAILER_BYTES = _TRAILER.size + _CRC.size
+
+
+class BlobRef(NamedTuple):
+    """What travels instead of a large payload."""
+
+    #: "e0000007/<file>", below the job's `blobs/`.
+    name: str
+    size_bytes: int
+    sha256: bytes
+
+
+def make_dir(place: Place, epoch: int) -> str:
+    """The path of the epoch's blob directory, which is durable on return."""
+    where = place.where(BLOBS, epoch_name(epoch))
+    with blocked(where):
+        job = place.open_plainly()
+    try:
+        place.fs.close(place.root.putter.make_dirs(job, (BLOBS, epoch_name(epoch)), where=where))
+    finally:
+        place.fs.close(job)
+    return where
+
+
+def path_of(job_path: str, name: str) -> str:
+    """The path of a blob, for any process that was told the job's directory."""
+    return f"{job_path}/{BLOBS}/{check_blob_name(name)}"
+
+
+def put_blob_file(blob_dir: str, name: str, chunks: Iterable[bytes], fs: FileSystem | None = None) -> BlobRef:
+    """Write a blob into `blob_dir`; it and its name are durable on return.
+
+    `name` must never have been used before (a random nonce and a running number).
+
+    Raises:
+        StorageBlocked: it could not be written; nothing is left of it.
+    """
+    fs = fs or RealFiles()
+    path = f"{blob_dir}/{name}"
+    full_name = check_blob_name(f"{blob_dir.rsplit('/', 1)[-1]}/{name}")
+    with blocked(path):
+        at = fs.open_root(blob_dir, create=False)
+        try:
+            try:
+                handle = fs.create(name, at)
+            except FileExistsError:
+                raise UsageError(f"a blob named {full_name} exists; blob names are used once") from None
+            try:
+                size, digest = _write(fs, handle, chunks)
+                fs.fsync(handle)
+            except BaseException:  # also an interrupt or an error of the caller's iterable: leave no half blob
+                fs.close(handle)
+                fs.unlink(name, at)
+                raise
+            fs.close(handle)
+            fs.fsync(at)
+        finally:
+            fs.close(at)
+    return BlobRef(full_name, size, digest)
+
+
+def _write(fs: FileSystem, handle: int, chunks: Iterable[bytes]) -> tuple[int, bytes]:
+    total, sha = 0, hashlib.sha256()
+    for chunk in chunks:
+        fs.write(handle, chunk)
+        sha.update(chunk)
+        total += memoryview(chunk).nbytes
+    trailer = _TRAILER.pack(_MAGIC, total, sha.digest())
+    fs.write(handle, trailer + _CRC.pack(crc32(trailer)))
+    return total, sha.digest()
+
+
+def map_blob(path: str, expected: BlobRef | None = None, fs: FileSystem | None = None) -> memoryview:
+    """The payload of a blob, mapped, not copied; its length and digest are checked first.
+
+    Raises:
+        CheckpointDamaged: it is missing, cut, changed, or not the one that `expected` names.
+        StorageError: it cannot be read.
+    """
+    fs = fs or RealFiles()
+    folder, _, name = path.rpartition("/")
+    try:
+        at = fs.open_root(folder, create=False)
+        try:
+            whole = fs.map(name, at)
+        finally:
+            fs.close(at)
+    except FileNotFoundError:
+        raise CheckpointDamaged(f"the blob {path} is missing") from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EINVAL):
+            raise CheckpointDamaged(f"the blob {path} is not a regular file; it was not read") from error
+        raise StorageError(f"the blob {path} cannot be read: {error.strerror or error}") from error
+    size = whole.nbytes - TRAILER_BYTES
+    if size < 0:
+        raise CheckpointDamaged(f"the blob {path} is damaged: it is cut off")
+    trailer = bytes(whole[size : size + _TRAILER.size])
+    magic, length, digest = _TRAILER.unpack(trailer)
+    is_whole = magic == _MAGIC and length == size and _CRC.pack(crc32(trailer)) == whole[size + _TRAILER.size :]
+    if not is_whole or hashlib.sha256(whole[:size]).digest() != digest:
+        raise CheckpointDamaged(f"the blob {path} is damaged: its end or its digest does not match")
+    if expected is not None and (size, digest) != (expected.size_bytes, expected.sha256):
+        raise CheckpointDamaged(f"the blob {path} is not the one that the log names")
+    return whole[:size]

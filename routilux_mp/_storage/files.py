@@ -1,0 +1,221 @@
+"""The seam to the operating system: every operation on a checkpoint goes through a `FileSystem`.
+
+Not here: any protocol. `RealFiles` is the real one; tests put an in-memory one and a faulty one in
+its place, so that the k-th operation can be made to fail. The rules it owns: files are opened
+relative to a directory descriptor, never through a symbolic link, never inherited by a child
+process, and only when they are regular files; directories are 0700 and files 0600 whatever the umask.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+from .layout import LISTING_COUNT_MAX
+
+_DIR_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
+_CREATE_FLAGS = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: opening a FIFO that somebody put in a file's place must not hang.
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_TMPFILE = getattr(os, "O_TMPFILE", 0)
+
+
+class NotARegularFile(OSError):
+    """Something that is not a regular file stands where a checkpoint file should be."""
+
+
+class FileTooLarge(OSError):
+    """The file is larger than the limit for its kind."""
+
+
+class Entry(NamedTuple):
+    """One line of a directory listing."""
+
+    name: str
+    is_dir: bool
+    mtime_ns: int
+
+
+class FileSystem(Protocol):
+    """What a checkpoint needs of an operating system. Handles are small integers; errors are OSErrors."""
+
+    #: Whether `FileLock` can be used on its paths (an in-memory file system has none).
+    has_paths: bool
+
+    def open_root(self, path: str, *, create: bool) -> int: ...
+    def open_dir(self, name: str, at: int) -> int: ...
+    def make_dir(self, name: str, at: int) -> bool: ...
+    def names(self, at: int) -> list[str]: ...
+    def entries(self, at: int) -> list[Entry]: ...
+    def create(self, name: str, at: int) -> int: ...
+    def create_unnamed(self, at: int) -> int: ...
+    def write(self, handle: int, data: bytes) -> None: ...
+    def fsync(self, handle: int) -> None: ...
+    def close(self, handle: int) -> None: ...
+    def link(self, name: str, at: int, target: str, target_at: int) -> None: ...
+    def link_unnamed(self, handle: int, target: str, target_at: int) -> None: ...
+    def replace(self, name: str, at: int, target: str, target_at: int) -> None: ...
+    def unlink(self, name: str, at: int) -> None: ...
+    def read(self, name: str, at: int, limit_bytes: int) -> bytes: ...
+    def read_range(self, name: str, at: int, offset: int, length: int) -> bytes: ...
+    def map(self, name: str, at: int) -> memoryview: ...
+
+
+class RealFiles:
+    """The operating system's own files."""
+
+    has_paths = True
+
+    def __init__(self) -> None:
+        self._fixes_modes = _umask_takes_owner_bits()
+
+    def open_root(self, path: str, *, create: bool) -> int:
+        """The checkpoint root; the operator named it, so it may be reached through symbolic links."""
+        if create and not os.path.isdir(path):
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                pass  # another process made it at the same moment; opening it tells whether it is a directory
+        return os.open(path, _DIR_FLAGS)
+
+    def open_dir(self, name: str, at: int) -> int:
+        return os.open(name, _DIR_FLAGS | os.O_NOFOLLOW, dir_fd=at)
+
+    def make_dir(self, name: str, at: int) -> bool:
+        """True when the directory is new, False when something of that name was there."""
+        try:
+            os.mkdir(name, 0o700, dir_fd=at)
+        except FileExistsError:
+            return False
+        if self._fixes_modes:
+            os.chmod(name, 0o700, dir_fd=at)
+        return True
+
+    def names(self, at: int) -> list[str]:
+        """A fresh listing. The directory is opened anew: that makes a network client look again."""
+        handle = os.open(".", _DIR_FLAGS, dir_fd=at)
+        try:
+            return os.listdir(handle)
+        finally:
+            os.close(handle)
+
+    def entries(self, at: int) -> list[Entry]:
+        """A listing with kinds and times; what vanishes meanwhile is left out."""
+        found = []
+        with os.scandir(at) as listing:
+            for entry in islice(listing, LISTING_COUNT_MAX):
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                found.append(Entry(entry.name, stat.S_ISDIR(status.st_mode), status.st_mtime_ns))
+        return found
+
+    def create(self, name: str, at: int) -> int:
+        return self._private(os.open(name, _CREATE_FLAGS, 0o600, dir_fd=at))
+
+    def create_unnamed(self, at: int) -> int:
+        """A file without a name, given one by `link_unnamed`; a killed writer leaves nothing behind."""
+        if not _TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "no O_TMPFILE on this system")
+        return self._private(os.open(".", _TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=at))
+
+    def _private(self, handle: int) -> int:
+        if self._fixes_modes:
+            os.fchmod(handle, 0o600)
+        return handle
+
+    def write(self, handle: int, data: bytes) -> None:
+        written = os.write(handle, data)
+        if written != len(data):  # a signal, or more than the kernel takes at once
+            rest = memoryview(data)[written:]
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+
+    def fsync(self, handle: int) -> None:
+        os.fsync(handle)
+
+    def close(self, handle: int) -> None:
+        os.close(handle)
+
+    def link(self, name: str, at: int, target: str, target_at: int) -> None:
+        os.link(name, target, src_dir_fd=at, dst_dir_fd=target_at, follow_symlinks=False)
+
+    def link_unnamed(self, handle: int, target: str, target_at: int) -> None:
+        os.link(f"/proc/self/fd/{handle}", target, dst_dir_fd=target_at, follow_symlinks=True)
+
+    def replace(self, name: str, at: int, target: str, target_at: int) -> None:
+        os.replace(name, target, src_dir_fd=at, dst_dir_fd=target_at)
+
+    def unlink(self, name: str, at: int) -> None:
+        os.unlink(name, dir_fd=at)
+
+    def read(self, name: str, at: int, limit_bytes: int) -> bytes:
+        """The whole file. Shorter than its size says is for the caller's checksums to find."""
+        handle = os.open(name, _READ_FLAGS, dir_fd=at)
+        try:
+            size = _regular_size(handle, name)
+            if size > limit_bytes:
+                raise FileTooLarge(errno.EFBIG, f"{size} bytes are more than the limit of {limit_bytes}", name)
+            data = os.read(handle, size + 1)
+            while 0 < len(data) < size:
+                more = os.read(handle, size - len(data))
+                if not more:
+                    break
+                data += more
+            return data
+        finally:
+            os.close(handle)
+
+    def read_range(self, name: str, at: int, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset`; fewer at the end of the file."""
+        handle = os.open(name, _READ_FLAGS, dir_fd=at)
+        try:
+            available = max(0, _regular_size(handle, name) - offset)
+            parts = []
+            length = min(length, available)
+            while length:
+                part = os.pread(handle, length, offset)
+                if not part:
+                    break
+                parts.append(part)
+                offset, length = offset + len(part), length - len(part)
+            return b"".join(parts)
+        finally:
+            os.close(handle)
+
+    def map(self, name: str, at: int) -> memoryview:
+        """The file's bytes, mapped read-only for as long as the view lives."""
+        handle = os.open(name, _READ_FLAGS, dir_fd=at)
+        try:
+            size = _regular_size(handle, name)
+            return memoryview(mmap.mmap(handle, size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+        finally:
+            os.close(handle)
+
+
+def _regular_size(handle: int, name: str) -> int:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        raise NotARegularFile(errno.EINVAL, "not a regular file", name)
+    return status.st_size
+
+
+def _umask_takes_owner_bits() -> bool:
+    """Whether new files must be given their mode explicitly: nearly never, and a call saved per file.
+
+    `os.umask` could only be read by setting it, for all threads at once.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("Umask:"):
+                    return bool(int(line.split()[1], 8) & 0o700)
+    except OSError:
+        pass  # no /proc: set the modes explicitly
+    return True

@@ -1,0 +1,264 @@
+"""A tenure: the right to commit in one epoch of one job, and rolling it (rules 2 and 4).
+
+Not here: how an epoch is taken over (`takeover`), what is cleared away afterwards (`housekeeping`).
+The rule it owns: one put at a time, each at the place after the owner's own last; whatever makes an
+outcome unknown, or shows another owner, ends the tenure for good.
+
+`commit`, `roll` and `seal` belong to one thread; `housekeep` and `read` may run in another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Literal
+
+from ..errors import CheckpointDamaged, Fenced, LeaseError, OutcomeUnknown, StorageBlocked, StorageError, UsageError
+from . import blobs, frames, views
+from .frames import COMMIT, OPEN, SEAL, Frame
+from .handles import Handles
+from .housekeeping import Housekeeper
+from .layout import COMMIT_FILE_BYTES_MAX, EPOCHS, TMP, commit_name, epoch_name
+from .owner import OwnerInfo
+from .place import Place
+from .put import blocked
+from .replay import LogReader, LogRef
+from .replay_cost import ReplayCost
+
+SealReason = Literal["roll", "handover", "takeover", "ended"]
+
+
+class Writer:
+    """What all tenures of a store share: who writes, and what it measured."""
+
+    def __init__(self, owner: bytes, info: OwnerInfo, random: Callable[[int], bytes], clock: Callable[[], float]) -> None:
+        self.owner = owner
+        self.info = info
+        self.clock = clock
+        self.cost = ReplayCost()
+        self.handles = Handles()
+        self._random = random
+        #: Frees the space that was kept for this moment; False when there is none left.
+        self.release_ballast: Callable[[], bool] = lambda: False
+
+    def nonce(self) -> bytes:
+        return self._random(frames.TOKEN_BYTES)
+
+    def open_file(self, epoch: int, files: int, digest: bytes) -> tuple[bytes, bytes]:
+        """OPEN of `epoch`, which follows the SEAL with `digest`, file number `files` of its epoch."""
+        document = self.info.to_document() | {"predecessor": {"files": files, "sha256": digest.hex()}}
+        return self.file(OPEN, epoch, 1, digest, [frames.encode_document(document)])
+
+    def seal_file(self, epoch: int, number: int, digest: bytes, reason: SealReason) -> tuple[bytes, bytes]:
+        document = {"reason": reason, "host": self.info.host, "pid": self.info.pid, "token": self.info.token}
+        return self.file(SEAL, epoch, number, digest, [frames.encode_document(document)])
+
+    def file(self, kind: int, epoch: int, number: int, predecessor: bytes, data: Sequence[Frame]) -> tuple[bytes, bytes]:
+        return frames.encode(
+            kind, epoch, number, owner=self.owner, nonce=self.nonce(), predecessor=predecessor, frames=data
+        )
+
+
+class Tenure:
+    """The right to commit in one epoch of one job."""
+
+    def __init__(self, place: Place, writer: Writer, *, epoch: int, digest: bytes, made: tuple[int, int] = (0, 0)) -> None:
+        """OPEN of `epoch`, with `digest`, is ours; `made`: files and bytes that replay has to read already."""
+        self.job_id = place.job_id
+        self.epoch = epoch
+        #: The last file of this epoch that is ours and stands; the OPEN is 1.
+        self.number = 1
+        self._place = place
+        self._writer = writer
+        self._digest = digest
+        self._ended: StorageError | LeaseError | None = None
+        # Set between SEAL and OPEN of a roll: the snapshot that goes with the epoch to open.
+        self._rolling: bytes | None = None
+        self._replay_files, self._replay_bytes = made
+        self._rolled_at = writer.clock()
+        self._reader = LogReader(place)
+        self._reading = threading.Lock()
+        self._keeper = Housekeeper(place, writer.owner, writer.nonce)
+        self._keeper.epoch_began(epoch, digest)
+        self._handle = writer.handles.slot(lambda: place.open_plainly(EPOCHS, epoch_name(self.epoch)), place.fs.close)
+
+    def next_position(self) -> tuple[int, int]:
+        """(epoch, number) of the file that the next `commit` puts."""
+        return (self.epoch + 1, 2) if self._rolling is not None else (self.epoch, self.number + 1)
+
+    def commit(self, data: Sequence[Frame]) -> None:
+        """Put one commit file; it is durable on return.
+
+        Raises:
+            StorageBlocked: nothing changed; the same frames may be tried again.
+            OutcomeUnknown: it may stand or not; this tenure has ended.
+            Fenced: another owner has the job; this tenure has ended.
+        """
+        self._require()
+        if self._rolling is not None:
+            self._open_next()
+        raw, digest = self._writer.file(COMMIT, self.epoch, self.number + 1, self._digest, data)
+        if len(raw) > COMMIT_FILE_BYTES_MAX:
+            raise UsageError(f"a commit of {len(raw)} bytes is more than {COMMIT_FILE_BYTES_MAX}; put large data into blobs")
+        self._put(raw, digest)
+
+    def should_roll(self, snapshot_bytes_estimate: int) -> bool:
+        """Whether rule 4 asks for a roll now, given what a snapshot would weigh."""
+        return self._writer.cost.asks_for_roll(
+            files=self._replay_files,
+            log_bytes=self._replay_bytes,
+            snapshot_bytes=snapshot_bytes_estimate,
+            since_roll_s=self._writer.clock() - self._rolled_at,
+        )
+
+    def roll(self, snapshot: bytes) -> None:
+        """End this epoch and open the next, whose state at the start is `snapshot`.
+
+        The snapshot itself is put by the next `housekeep`: a job can be replayed without it. After
+        StorageBlocked call it (or `commit`) again; with the SEAL put already, it goes on from there.
+        """
+        self._require()
+        if self._rolling is None:
+            self._put(*self._writer.seal_file(self.epoch, self.number + 1, self._digest, "roll"))
+            self._rolling = snapshot
+        self._open_next()
+
+    def seal(self, reason: Literal["handover", "ended"]) -> None:
+        """End the tenure in good order. Space kept for this moment is used when the disk is full."""
+        self._require()
+        if self._rolling is not None:
+            self._open_next()
+        raw, digest = self._writer.seal_file(self.epoch, self.number + 1, self._digest, reason)
+        try:
+            self._put(raw, digest)
+        except StorageBlocked:
+            if not self._writer.release_ballast():
+                raise
+            self._put(raw, digest)
+        self._ended = Fenced(f"job '{self.job_id}' was sealed by this process ({reason}); resume it to go on")
+        self._handle.close()
+
+    def housekeep(self) -> None:
+        """Put the pending snapshot, archive ended epochs, delete what rule 5 allows. Trouble is only logged."""
+        self._keeper.run()
+
+    def release_blobs(self, names: Iterable[str]) -> None:
+        """No later state names these blobs: they are deleted once no kept snapshot does either."""
+        self._keeper.release((self.epoch, name) for name in names)
+
+    def write_views(self, flow_doc: bytes | None, state_doc: bytes, position: tuple[int, int] | None = None) -> None:
+        """Replace `flow.json` (unless None) and `job_state.json`, which show the job at `position`."""
+        at = position or (self.epoch, self.number)
+        documents = {views.STATE_VIEW: state_doc} | ({views.FLOW_VIEW: flow_doc} if flow_doc is not None else {})
+        views.write(self._place, documents, at)
+
+    def read(self, ref: LogRef) -> bytes:
+        """The bytes of a frame that was committed in this or an earlier epoch."""
+        with self._reading:
+            return self._reader.frame(ref)
+
+    def blob_dir(self) -> str:
+        """Where workers put blobs in this epoch; made, durably, when it is asked for."""
+        return blobs.make_dir(self._place, self.epoch)
+
+    def put_blob(self, name: str, chunks: Iterable[bytes]) -> blobs.BlobRef:
+        """A blob put by the supervisor itself."""
+        return blobs.put_blob_file(self.blob_dir(), name, chunks, self._place.fs)
+
+    def blob_path(self, name: str) -> str:
+        """The path of the blob that a `BlobRef` names."""
+        return blobs.path_of(self._place.path, name)
+
+    def close(self) -> None:
+        """Let go of the directory. The epoch stays open: that is a crash in good order."""
+        self._handle.close()
+        self._ended = self._ended or Fenced(f"the tenure of job '{self.job_id}' was closed in this process")
+
+    def _require(self) -> None:
+        if self._ended is not None:
+            raise type(self._ended)(str(self._ended)) from self._ended
+
+    def _put(self, raw: bytes, digest: bytes) -> None:
+        """Put the next file of this epoch."""
+        number = self.number + 1
+        name = commit_name(number)
+        where = f"{self._place.path}/{EPOCHS}/{epoch_name(self.epoch)}/{name}"
+        with self._ends_tenure():
+            with blocked(where):
+                tmp = self._place.root.handle(TMP)
+                at = self._handle.acquire()
+            try:
+                if not self._place.root.putter.put(tmp, at, name, (raw,), where=where):
+                    raise self._fenced(at, number)
+            finally:
+                self._handle.release()
+        self.number, self._digest = number, digest
+        self._replay_files += 1
+        self._replay_bytes += len(raw)
+
+    def _open_next(self) -> None:
+        """The second half of a roll."""
+        snapshot, epoch = self._rolling, self.epoch + 1
+        assert snapshot is not None
+        with self._ends_tenure():
+            digest = put_open(self._place, self._writer, epoch, self.number, self._digest)
+            if digest is None:
+                raise Fenced(f"job '{self.job_id}': another owner opened epoch {epoch} while this one rolled")
+        self._handle.close()
+        self.epoch, self.number, self._digest, self._rolling = epoch, 1, digest, None
+        self._rolled_at = self._writer.clock()
+        self._replay_files, self._replay_bytes = 1, len(snapshot)
+        self._keeper.epoch_began(epoch, digest, snapshot)
+
+    def _fenced(self, at: int, number: int) -> Fenced:
+        """Somebody else's file stands in our place; say whose, if it can be read."""
+        name = commit_name(number)
+        who = "another owner"
+        try:
+            raw = self._place.fs.read(name, at, COMMIT_FILE_BYTES_MAX)
+            document = frames.decode_document(frames.decode(raw, name).frames[0], name)
+            who = f"pid {document.get('pid')} on {document.get('host')!r} ({document.get('reason')})"
+        except (OSError, CheckpointDamaged, IndexError):
+            pass  # only the message suffers
+        return Fenced(f"job '{self.job_id}' was taken over by {who}; nothing more can be committed in epoch {self.epoch}")
+
+    def _ends_tenure(self) -> _EndsTenure:
+        return _EndsTenure(self)
+
+    def _end(self, error: StorageError | LeaseError) -> None:
+        self._ended = error
+        self._handle.close()
+
+
+class _EndsTenure:
+    """Around a put: an unknown outcome or another owner ends the tenure."""
+
+    def __init__(self, tenure: Tenure) -> None:
+        self._tenure = tenure
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, (OutcomeUnknown, Fenced)):
+            self._tenure._end(error)
+
+
+def put_open(place: Place, writer: Writer, epoch: int, files: int, seal_digest: bytes) -> bytes | None:
+    """Put OPEN of `epoch`: its digest when ours stands, None when another's does."""
+    raw, digest = writer.open_file(epoch, files, seal_digest)
+    where = place.where(EPOCHS, epoch_name(epoch), commit_name(1))
+    with blocked(where):
+        tmp = place.root.handle(TMP)
+        job = place.open_plainly()
+    try:
+        at = place.root.putter.make_dirs(job, (EPOCHS, epoch_name(epoch)), where=where)
+    finally:
+        place.fs.close(job)
+    try:
+        stands = place.root.putter.put(tmp, at, commit_name(1), (raw,), where=where)
+    finally:
+        place.fs.close(at)
+    return digest if stands else None
+
+

@@ -1,0 +1,1 @@
+"""The supervisor: the loop around the pure core."""

@@ -1,0 +1,27 @@
+"""The clocks of the shell; the core gets their readings as arguments."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now_ns(self) -> int:
+        """UTC nanoseconds for records; never goes back within one process."""
+
+    def monotonic_ns(self) -> int:
+        """CLOCK_MONOTONIC, which workers on this host share."""
+
+
+class SystemClock:
+    def __init__(self) -> None:
+        self._last = 0
+
+    def now_ns(self) -> int:
+        # A clock that was set back must not reorder the history.
+        self._last = max(self._last + 1, time.time_ns())
+        return self._last
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()

@@ -1,0 +1,98 @@
+"""Where commits happen: beside the loop, so that the disk and the workers are busy at once.
+
+One call per job is under way at a time (the loop sees to it); calls of different jobs run side
+by side.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from typing import Callable, Protocol
+
+from ..errors import RoutiluxError
+
+Task = Callable[[], None]
+Finished = tuple[str, BaseException | None]
+
+
+class Committer(Protocol):
+    def submit(self, key: str, task: Task) -> None:
+        """Run ``task``; its end will be in :meth:`finished` under ``key``."""
+
+    def finished(self) -> list[Finished]:
+        """What has ended since the last call, with the error it ended with."""
+
+    def close(self) -> None:
+        """Finish everything that was submitted."""
+
+
+class ThreadCommitter:
+    """A few threads, started when they are needed."""
+
+    def __init__(self, wake: Callable[[], None], threads_max: int = 4) -> None:
+        self._wake = wake
+        self._threads_max = threads_max
+        self._tasks: queue.SimpleQueue[tuple[str, Task] | None] = queue.SimpleQueue()
+        self._finished: deque[Finished] = deque()
+        self._threads: list[threading.Thread] = []
+        self._busy = 0
+        self._lock = threading.Lock()
+
+    def submit(self, key: str, task: Task) -> None:
+        with self._lock:
+            self._busy += 1
+            if self._busy > len(self._threads) < self._threads_max:
+                thread = threading.Thread(target=self._run, name=f"routilux-commit-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        self._tasks.put((key, task))
+
+    def finished(self) -> list[Finished]:
+        done: list[Finished] = []
+        while self._finished:
+            done.append(self._finished.popleft())
+        return done
+
+    def close(self) -> None:
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def _run(self) -> None:
+        while (item := self._tasks.get()) is not None:
+            key, task = item
+            error: BaseException | None = None
+            try:
+                task()
+            except (RoutiluxError, OSError, ValueError) as caught:
+                error = caught
+            self._finished.append((key, error))
+            with self._lock:
+                self._busy -= 1
+            self._wake()
+
+
+class InstantCommitter:
+    """Runs every task at once, in the calling thread: for ``durability="none"`` and simulation."""
+
+    def __init__(self) -> None:
+        self._finished: list[Finished] = []
+
+    def submit(self, key: str, task: Task) -> None:
+        error: BaseException | None = None
+        try:
+            task()
+        except (RoutiluxError, OSError) as caught:
+            error = caught
+        self._finished.append((key, error))
+
+    def finished(self) -> list[Finished]:
+        done, self._finished = self._finished, []
+        return done
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,230 @@
+"""A job that this process owns: the folded job, what of it is not durable yet, and what callers see."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any, Callable, Iterator, Protocol, Sequence
+
+from .._core.batch import Batch
+from .._core.effects import Changed, Effect
+from .._core.history import HistoryEntry, HistoryFold
+from .._core.invariants import check
+from .._core.job import Group, Job
+from .._core.records import Completed, Durable, Failed
+from .._core.step import step
+from .._core.stimuli import Stimulus
+from .._core.view import JobView, view_of
+from .._storage.codec import batches_of, encode_record
+
+#: Views are made at most this often while a job is busy; a change of status shows at once.
+VIEW_INTERVAL_NS = 20_000_000
+
+
+class Tenure(Protocol):
+    """The right to commit, as the loop uses it (see ``_storage``); ``NullTenure`` keeps nothing."""
+
+    def next_position(self) -> tuple[int, int]: ...
+    def commit(self, frames: Sequence[bytes]) -> None: ...
+    def should_roll(self, snapshot_bytes_estimate: int) -> bool: ...
+    def roll(self, snapshot: bytes) -> None: ...
+    def housekeep(self) -> None: ...
+    def seal(self, reason: str) -> None: ...
+    def write_views(self, flow_doc: bytes | None, state_doc: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
+class NullTenure:
+    """``durability="none"``: every commit stands at once and nothing is kept."""
+
+    is_durable = False
+
+    def next_position(self) -> tuple[int, int]:
+        return (0, 0)
+
+    def commit(self, frames: Sequence[bytes]) -> None:
+        pass
+
+    def should_roll(self, snapshot_bytes_estimate: int) -> bool:
+        return False
+
+    def roll(self, snapshot: bytes) -> None:
+        pass
+
+    def housekeep(self) -> None:
+        pass
+
+    def seal(self, reason: str) -> None:
+        pass
+
+    def write_views(self, flow_doc: bytes | None, state_doc: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Tail:
+    """The newest history entries, and every result when nothing else keeps them."""
+
+    def __init__(self, entries_max: int, keeps_results: bool) -> None:
+        self._fold = HistoryFold()
+        self._max = entries_max
+        self._entries: deque[HistoryEntry] = deque()
+        self._count = 0
+        self._keeps_results = keeps_results
+        self.results: dict[tuple[int, int], list[Batch]] = {}
+        self.lock = threading.Lock()
+
+    def add(self, job: Job, records: Sequence[Durable]) -> None:
+        if self._fold.topology is None:
+            self._fold.attach(job.topology, job.entry)
+        with self.lock:
+            for record in records:
+                for entry in self._fold.entries(record):
+                    self._entries.append(entry)
+                    self._count += _size(entry)
+                if self._keeps_results and isinstance(record, Completed):
+                    for emit in record.emits:
+                        if (record.routine, emit.event) not in job.topology.routes:
+                            self.results.setdefault((record.routine, emit.event), []).append(emit.batch)
+            while self._entries and self._count - _size(self._entries[0]) >= self._max:
+                self._count -= _size(self._entries.popleft())
+
+    def entries(self) -> list[HistoryEntry]:
+        with self.lock:
+            return list(self._entries)
+
+
+def _size(entry: HistoryEntry) -> int:
+    return entry.batch.count if entry.batch is not None else 1
+
+
+class LiveJob:
+    """One job in the loop. Only the loop's thread touches it, but for :attr:`view` and the condition."""
+
+    def __init__(self, job: Job, tenure: Tenure, code_id: str, *, history_max: int, is_durable: bool) -> None:
+        self.job = job
+        self.tenure = tenure
+        self.code_id = code_id
+        self.is_durable = is_durable
+        self.tail = Tail(history_max, keeps_results=not is_durable)
+        self.records: list[Durable] = []  # applied, not yet on their way to the disk
+        self.filling = 1  # number of the commit that the next records will be part of
+        self.in_flight: int | None = None
+        self.is_dirty = True  # a caller could see a difference
+        self.blocked: tuple[str, int] | None = None
+        self.retry_at_ns = 0  # of a blocked commit
+        self.retry: Callable[[], None] | None = None
+        self.lost: BaseException | None = None
+        self.is_finished = False  # ended, sealed, and out of the loop
+        self.is_sealing = False
+        self.execution_deadline_ns = 0
+        self.next_due_ns = 0
+        self.view: JobView = view_of(job, 0)
+        self.changed = threading.Condition()
+        self._taken: tuple[int, JobView] | None = None
+        self._taken_ns = 0
+        self._version = 0
+
+    # -- stepping -----------------------------------------------------------------------------
+
+    def step(self, stimulus: Stimulus, now_ns: int, *, verify: bool = False) -> list[Effect]:
+        """Let a stimulus happen; keep its records for the next commit."""
+        records, effects = step(self.job, stimulus, now_ns, self.filling)
+        if records:
+            self.records += records  # type: ignore[arg-type]
+        if verify:
+            check(self.job)
+        out = [e for e in effects if type(e) is not Changed]
+        if len(out) != len(effects):
+            self.is_dirty = True
+        return out
+
+    # -- committing ---------------------------------------------------------------------------
+
+    def take_commit(self, now_ns: int) -> tuple[int, list[bytes]]:
+        """The records that have gathered, encoded; their batches learn where they will be."""
+        number, records = self.filling, self.records
+        self.filling += 1
+        self.records = []
+        self.in_flight = number
+        frames: list[bytes] = []
+        if self.is_durable:
+            epoch, commit = self.tenure.next_position()
+            for index, record in enumerate(records):
+                frames.append(encode_record(record))
+                for k, batch in enumerate(batches_of(record)):
+                    batch.ref = (epoch, commit, index, k)
+        self.tail.add(self.job, records)
+        if self.is_dirty and (
+            self.job.status != self.view.status
+            or now_ns - self._taken_ns >= VIEW_INTERVAL_NS
+            or any(type(r) is Failed for r in records)
+        ):
+            self._take_view(number, now_ns)
+        return number, frames
+
+    def spill(self, bytes_max: int) -> None:
+        """Drop the payloads queued farthest back: they are in the log and are read back when they are due."""
+        if not self.is_durable:
+            return
+        held = 0
+        for routine in self.job.routines:
+            for item in routine.ready:
+                for run in item.runs if isinstance(item, Group) else (item,):
+                    batch = run.batch
+                    if batch.data is None:
+                        continue
+                    held += batch.size
+                    if held > bytes_max and batch.ref is not None and run.commit < self.filling - 1:
+                        batch.data = None
+
+    def stands(self, number: int) -> None:
+        """The commit stands: what was waiting for it may be seen."""
+        self.in_flight = None
+        if self._taken is not None and self._taken[0] <= number:
+            self._publish(self._taken[1])
+            self._taken = None
+
+    def publish_if_quiet(self, now_ns: int) -> bool:
+        """Everything applied is durable: show it. False when there is something left to show later."""
+        if not self.is_dirty:
+            return True
+        if self.records or self.in_flight is not None:
+            return False
+        if self.job.dispatches and now_ns - self._taken_ns < VIEW_INTERVAL_NS:
+            return False
+        self._take_view(self.filling, now_ns)
+        assert self._taken is not None
+        self._publish(self._taken[1])
+        self._taken = None
+        return True
+
+    def _take_view(self, number: int, now_ns: int) -> None:
+        self._version += 1
+        self._taken = (number, view_of(self.job, self._version, self.blocked))
+        self._taken_ns = now_ns
+        self.is_dirty = False
+
+    def _publish(self, view: JobView) -> None:
+        with self.changed:
+            self.view = view
+            self.changed.notify_all()
+
+    def lose(self, error: BaseException) -> None:
+        """This process does not own the job any more."""
+        self.lost = error
+        with self.changed:
+            self.changed.notify_all()
+
+    def show_blocked(self, blocked: tuple[str, int] | None) -> None:
+        self.blocked = blocked
+        self._publish(self.view._replace(blocked=blocked))
+
+    def document_parts(self) -> dict[str, Any]:
+        return {"view": self.view, "tail": self.tail.entries()}
+
+    def iter_results(self, routine: int, event: int) -> Iterator[Batch]:
+        with self.tail.lock:
+            return iter(list(self.tail.results.get((routine, event), ())))

@@ -1,0 +1,457 @@
+"""The loop: drain, step, commit, perform. One turn at a time, in one thread, on whatever clock it is given.
+
+The rule it owns: an effect that somebody could notice is performed only when the records that
+cause it stand. Work is safe by itself (the core gives out only what stands); views wait for their
+commit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Callable
+
+from .._core import policy, select
+from .._core.batch import Batch
+from .._core.effects import Effect, Ended, GoOn, Kill, Revoke, Work
+from .._core.stimuli import Capacity, Fail, Failure, HandedBack, Stands, Stimulus, Tick, WorkerLost
+from .._storage.codec import encode_snapshot
+from ..backends.base import Backend, CodeReady, CodeRefused, Died, Event, Forget, Printed, Report, Started
+from ..errors import BackendError, Fenced, OutcomeUnknown, StorageBlocked
+from ..settings import Settings
+from .clock import Clock
+from .committer import Committer
+from .live import LiveJob
+from .placement import Placement, WorkerSlot
+
+log = logging.getLogger(__name__)
+
+Introduce = Callable[[LiveJob, WorkerSlot], None]
+#: Two deaths of workers that never lived: something is wrong with starting them, not with one of them.
+START_FAILURES_MAX = 3
+#: Commits between two looks at the memory that queued payloads take.
+SPILL_EVERY = 32
+HOUSEKEEPING = "\0housekeeping"
+
+
+class Loop:
+    def __init__(
+        self, settings: Settings, backend: Backend, committer: Committer, clock: Clock, *,
+        introduce: Introduce, read_batch: Callable[[LiveJob, Batch], bytes], on_print: Callable[[str, str], None],
+        documents: Callable[[LiveJob], tuple[bytes | None, bytes]], workers_max: int,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._backend = backend
+        self._committer = committer
+        self._clock = clock
+        self._introduce = introduce
+        self._read_batch = read_batch
+        self._print = on_print
+        self._documents = documents
+        self.placement = Placement(workers_max, settings.worker_ahead_ms)
+        self.jobs: dict[str, LiveJob] = {}
+        self.commands: deque[Callable[[], None]] = deque()
+        self.code_refused: dict[str, str] = {}
+        self.code_ready: set[str] = set()
+        self.on_code: Callable[[str], None] = lambda code_id: None
+        self.is_draining = False
+        self._dispatch_number = 0
+        self._touched: set[str] = set()
+        self._timeouts: dict[int, tuple[int, int]] = {}  # worker killed for exceeding -> (dispatch, index)
+        self._start_failures = 0
+
+    # -- one turn -----------------------------------------------------------------------------
+
+    def turn(self, timeout_s: float | None) -> None:
+        """Wait for something to happen, let it happen, and do what follows."""
+        events = self._backend.poll(self._wait(timeout_s))
+        now = self._clock.now_ns()
+        while self.commands:
+            self.commands.popleft()()
+        for event in events:
+            self._on_event(event, now)
+        self._timers(now)
+        for key, error in self._committer.finished():
+            self._on_finished(key, error, now)
+        for job_id in list(self._touched):
+            live = self.jobs.get(job_id)
+            if live is not None:
+                self._give_work(live, now)
+        self._touched.clear()
+        for live in list(self.jobs.values()):
+            self._commit(live, now)
+
+    def add(self, live: LiveJob, stimulus: Stimulus | None) -> None:
+        """Take a job in; ``stimulus``: what begins it."""
+        self.jobs[live.job.job_id] = live
+        if stimulus is not None:
+            self.happen(live, stimulus, self._clock.now_ns())
+        self._touched.add(live.job.job_id)
+        self._warm_up(live)
+
+    def happen(self, live: LiveJob, stimulus: Stimulus, now: int) -> None:
+        """Step one job and perform what it asks for."""
+        for effect in live.step(stimulus, now, verify=self._settings.verify):
+            self._perform(live, effect, now)
+        self._touched.add(live.job.job_id)
+        live.next_due_ns = _earliest(
+            select.next_due_ns(live.job), policy.next_due_ns(live.job), _grace_ends(live), live.execution_deadline_ns
+        )
+
+    def drain(self) -> None:
+        """Dispatch nothing more; what runs may finish."""
+        self.is_draining = True
+        for live in self.jobs.values():
+            live.job.is_draining = True
+            for slot in self.placement.workers.values():
+                if live.job.job_id in self.placement.jobs_of(slot):
+                    self._backend.send(slot.worker, Revoke(slot.worker, slot.last_dispatch))
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is running and everything is on the disk."""
+        return all(
+            not live.job.dispatches and not live.records and live.in_flight is None and not live.is_sealing
+            for live in self.jobs.values()
+        )
+
+    # -- what happened ------------------------------------------------------------------------
+
+    def _on_event(self, event: Event, now: int) -> None:
+        match event:
+            case Report(worker, completion, job_id):
+                slot = self.placement.workers.get(worker)
+                if slot is not None:
+                    self.placement.reported(
+                        slot, completion.dispatch, completion.done, completion.is_last, completion.busy_ns, now
+                    )
+                live = self.jobs.get(job_id)
+                if live is not None:
+                    self.happen(live, completion, now)
+                if slot is not None and not slot.load:
+                    self._touch_code(slot.code_id)
+            case Printed(_, stream, text):
+                self._print(stream, text)
+            case Started(worker, pid):
+                slot = self.placement.workers.get(worker)
+                if slot is not None:
+                    slot.is_started, slot.pid = True, pid
+                self._start_failures = 0
+            case Died():
+                self._on_died(event, now)
+            case CodeReady(code_id):
+                self.code_ready.add(code_id)
+                self.on_code(code_id)
+            case CodeRefused(code_id, message, routine_id):
+                self.code_refused[code_id] = f"Routine '{routine_id}': {message}" if routine_id else message
+                self.on_code(code_id)
+
+    def _on_died(self, event: Died, now: int) -> None:
+        worker, how = event
+        slot = self.placement.workers.pop(worker, None)
+        if slot is None:
+            return
+        dispatch, index, _ = self._backend.running(worker)
+        timed_out = self._timeouts.pop(worker, None)
+        failure: Failure | None = None
+        if timed_out is not None:
+            dispatch, index = timed_out
+            failure = Failure("timeout", "ActivationTimeout", "the handler ran longer than timeout_s; worker killed")
+        elif not how.is_blameless:
+            failure = Failure("crash", "WorkerCrashed", how.detail or "the worker process died")
+            if not slot.is_started and not slot.load:
+                self._start_failures += 1
+        for job_id in self.placement.jobs_of(slot):
+            live = self.jobs.get(job_id)
+            if live is not None:
+                self.happen(live, WorkerLost(worker, dispatch, index, failure), now)
+        if self._start_failures >= START_FAILURES_MAX:
+            self._give_up_code(slot.code_id, how.detail, now)
+        self._touch_code(slot.code_id)
+
+    def _give_up_code(self, code_id: str, detail: str, now: int) -> None:
+        self._start_failures = 0
+        for live in list(self.jobs.values()):
+            if live.code_id == code_id:
+                self.happen(live, Fail(f"worker processes die while they start: {detail}"), now)
+
+    def _on_finished(self, key: str, error: BaseException | None, now: int) -> None:
+        if key == HOUSEKEEPING:
+            return
+        live = self.jobs.get(key)
+        if live is None:
+            return
+        self._touched.add(key)
+        if isinstance(error, StorageBlocked):
+            live.retry_at_ns = now + 200_000_000
+            if live.blocked is None:
+                log.warning("job %s is blocked: %s", key, error)
+                live.show_blocked((str(error), now))
+            return
+        if error is not None:
+            self._lose(live, error, now)
+            return
+        if live.blocked is not None:
+            live.show_blocked(None)
+            live.retry = None
+        if live.is_sealing:
+            self._finish(live)
+            return
+        assert live.in_flight is not None
+        number = live.in_flight
+        live.stands(number)
+        self.happen(live, Stands(number), now)
+
+    def _lose(self, live: LiveJob, error: BaseException, now: int) -> None:
+        """Give the job up: nothing more is written, nothing more is started."""
+        log.error("job %s is no longer ours: %s", live.job.job_id, error)
+        for slot in list(self.placement.workers.values()):
+            if live.job.job_id in self.placement.jobs_of(slot):
+                self._backend.kill(slot.worker)
+        known = isinstance(error, (Fenced, OutcomeUnknown))
+        live.lose(error if known else BackendError(f"job {live.job.job_id}: {error}"))
+        self._remove(live)
+
+    def _finish(self, live: LiveJob) -> None:
+        live.is_finished = True
+        self._remove(live)
+        with live.changed:
+            live.changed.notify_all()
+
+    def _remove(self, live: LiveJob) -> None:
+        job_id = live.job.job_id
+        del self.jobs[job_id]
+        live.tenure.close()
+        for slot in self.placement.workers.values():
+            if job_id in slot.introduced:
+                slot.introduced.discard(job_id)
+                self._backend.send(slot.worker, Forget(job_id))
+
+    # -- what must be done --------------------------------------------------------------------
+
+    def _perform(self, live: LiveJob, effect: Effect, now: int) -> None:
+        match effect:
+            case Work():
+                raise AssertionError("work is asked for in _give_work only")
+            case GoOn(worker, _):
+                self._backend.send(worker, effect)
+            case Revoke(worker, 0):
+                self._hand_back(live, worker, now)
+            case Revoke(worker, _):
+                self._backend.send(worker, effect)
+            case Kill(worker):
+                self._backend.kill(worker)
+            case Ended():
+                pass  # seen by _commit once the record stands
+
+    def _hand_back(self, live: LiveJob, worker: int, now: int) -> None:
+        """The worker drops whatever it has; all its jobs get their work back."""
+        slot = self.placement.workers.get(worker)
+        if slot is None:
+            return
+        self._backend.send(worker, Revoke(worker, slot.last_dispatch))
+        for job_id in self.placement.handed_back(slot, now) - {live.job.job_id}:
+            other = self.jobs.get(job_id)
+            if other is not None:
+                self.happen(other, HandedBack(worker), now)
+
+    def _commit(self, live: LiveJob, now: int) -> None:
+        if live.is_sealing or live.in_flight is not None:
+            if live.retry is not None and live.blocked is not None and now >= live.retry_at_ns > 0:
+                live.retry_at_ns = 0
+                self._committer.submit(live.job.job_id, live.retry)
+            return
+        if live.records:
+            number, frames = live.take_commit(now)
+            if number % SPILL_EVERY == 0:
+                live.spill(self._settings.queue_memory_bytes_max)
+            tenure = live.tenure
+            snapshot: bytes | None = None
+            if tenure.should_roll(64 * live.job.pending_count() + 1024):
+                snapshot = encode_snapshot(live.job)
+            live.retry = lambda: _commit_and_roll(tenure, frames, snapshot)
+            self._committer.submit(live.job.job_id, live.retry)
+            if snapshot is not None:
+                self._committer.submit(HOUSEKEEPING, tenure.housekeep)
+        elif live.publish_if_quiet(now) and live.job.is_terminal:
+            live.is_sealing = True
+            flow_doc, state_doc = self._documents(live)
+            tenure = live.tenure
+            live.retry = lambda: _seal(tenure, flow_doc, state_doc)
+            self._committer.submit(live.job.job_id, live.retry)
+
+    # -- giving out work ----------------------------------------------------------------------
+
+    def _give_work(self, live: LiveJob, now: int) -> None:
+        if self.is_draining or live.blocked is not None:
+            return
+        for number in select.wanted(live.job, now):
+            if not self._feed(live, number, now):
+                self._make_room(live, number)
+
+    def _feed(self, live: LiveJob, number: int, now: int) -> bool:
+        """Give as much of this routine as workers may have. False when it needs a worker and has none."""
+        job = live.job
+        spec = job.topology.routines[number]
+        routine = job.routines[number]
+        while True:
+            holders = {d.worker for d in routine.dispatches.values()}
+            slot = self.placement.candidate(live.code_id, spec.routine_id, holders, spec.workers)
+            if slot is None:
+                break
+            self._dispatch_number += 1
+            stimulus = Capacity(number, slot.worker, self._dispatch_number, self.placement.room(slot))
+            work: Work | None = None
+            for effect in live.step(stimulus, now, verify=self._settings.verify):
+                if type(effect) is Work:
+                    work = effect
+            if work is None:
+                return True  # nothing of it may run now
+            if job.job_id not in slot.introduced:
+                slot.introduced.add(job.job_id)
+                self._introduce(live, slot)
+            count = 1 if work.is_group else sum(part.count for part in work.parts)
+            for part in work.parts:
+                if part.batch.data is None:
+                    part.batch.data = self._read_batch(live, part.batch)
+            self._backend.send(slot.worker, work, job.job_id)
+            self.placement.gave(slot, work.dispatch, job.job_id, count)
+            if not (routine.ready or routine.special):
+                return True
+            if job.topology.strategy == "sequential":
+                return True
+        holders = {d.worker for d in routine.dispatches.values()}
+        return bool(spec.workers and len(holders) >= spec.workers)
+
+    def _make_room(self, live: LiveJob, number: int) -> None:
+        """The routine's workers are all busy, or it has none: another one, if the budget allows."""
+        spec = live.job.topology.routines[number]
+        code_id, routine = live.code_id, spec.routine_id
+        bound = self.placement.bound(code_id, routine)
+        if spec.workers and len(bound) >= spec.workers:
+            return
+        if any(not slot.is_started and not slot.load for slot in bound):
+            return  # one is on its way
+        if not self.placement.is_full():
+            self._start(code_id, routine)
+            self._touched.add(live.job.job_id)
+            return
+        if self.placement.rebind(code_id, routine) is not None:
+            self._touched.add(live.job.job_id)
+            self._feed(live, number, self._clock.now_ns())
+            return
+        if bound:
+            return
+        idle = self.placement.idle_of_other_code(code_id)
+        if idle is not None:
+            idle.is_leaving = True
+            self._backend.stop(idle.worker)
+            return
+        self._claim(code_id, routine)
+
+    def _claim(self, code_id: str, routine: str) -> None:
+        """A routine has work and no worker: one that serves another routine is freed for it."""
+        yielding = [slot for slot in self.placement.workers.values() if slot.is_yielding]
+        if not yielding:
+            slot = self.placement.victim(code_id, routine)
+            if slot is None:
+                return
+            slot.is_yielding = True
+            yielding = [slot]
+        for slot in yielding:
+            # A generator that waits for room would never end by itself.
+            for job_id in self.placement.jobs_of(slot):
+                live = self.jobs.get(job_id)
+                if live and any(d.is_held for d in live.job.dispatches.values() if d.worker == slot.worker):
+                    self._backend.send(slot.worker, Revoke(slot.worker, slot.last_dispatch))
+
+    def _start(self, code_id: str, routine: str) -> WorkerSlot:
+        slot = self.placement.new(code_id, routine, self._clock.now_ns())
+        self._backend.start(slot.worker, code_id)
+        return slot
+
+    def _warm_up(self, live: LiveJob) -> None:
+        """Workers of a flow start side by side, the entry's first."""
+        topology = live.job.topology
+        order = sorted(range(len(topology.routines)), key=lambda r: (r != live.job.entry, -topology.depth[r]))
+        for number in order:
+            routine = topology.routines[number].routine_id
+            if self.placement.is_full():
+                return
+            if not self.placement.bound(live.code_id, routine):
+                self._start(live.code_id, routine)
+
+    def _touch_code(self, code_id: str) -> None:
+        """A worker of this code is free: every job that could use it is looked at."""
+        for job_id, live in self.jobs.items():
+            if live.code_id == code_id or self.placement.is_full():
+                self._touched.add(job_id)
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def _wait(self, timeout_s: float | None) -> float | None:
+        """How long to wait for something to happen."""
+        if self.commands or self._touched:
+            return 0.0
+        now = self._clock.now_ns()
+        due = _earliest(*(live.next_due_ns for live in self.jobs.values()))
+        due = _earliest(due, *(live.retry_at_ns for live in self.jobs.values()))
+        if any(live.is_dirty for live in self.jobs.values()):
+            due = _earliest(due, now + 20_000_000)
+        if any(spec.timeout_s for live in self.jobs.values() for spec in live.job.topology.routines):
+            due = _earliest(due, now + 20_000_000)
+        if self.placement.workers:
+            due = _earliest(due, now + 1_000_000_000)
+        if not due:
+            return timeout_s
+        wait = max(0.0, (due - now) / 1e9)
+        return wait if timeout_s is None else min(wait, timeout_s)
+
+    def _timers(self, now: int) -> None:
+        for live in list(self.jobs.values()):
+            if live.next_due_ns and live.next_due_ns <= now:
+                if live.execution_deadline_ns and live.execution_deadline_ns <= now:
+                    live.execution_deadline_ns = 0
+                    self.happen(live, Fail("execution_timeout is over"), now)
+                else:
+                    self.happen(live, Tick(), now)
+        self._check_timeouts()
+        before = now - int(self._settings.worker_idle_s * 1e9)
+        for slot in self.placement.idle_since(before):
+            slot.is_leaving = True
+            self._backend.stop(slot.worker)
+
+    def _check_timeouts(self) -> None:
+        for live in self.jobs.values():
+            for d in live.job.dispatches.values():
+                limit_s = live.job.topology.routines[d.routine].timeout_s
+                if limit_s is None or d.worker in self._timeouts:
+                    continue
+                dispatch, index, start_ns = self._backend.running(d.worker)
+                if dispatch == d.dispatch and index >= 0 and start_ns:
+                    if self._clock.monotonic_ns() - start_ns > limit_s * 1e9:
+                        self._timeouts[d.worker] = (dispatch, index)
+                        self._backend.kill(d.worker)
+
+
+def _commit_and_roll(tenure: object, frames: list[bytes], snapshot: bytes | None) -> None:
+    tenure.commit(frames)  # type: ignore[attr-defined]
+    if snapshot is not None:
+        tenure.roll(snapshot)  # type: ignore[attr-defined]
+
+
+def _seal(tenure: object, flow_doc: bytes | None, state_doc: bytes) -> None:
+    tenure.write_views(flow_doc, state_doc)  # type: ignore[attr-defined]
+    tenure.seal("ended")  # type: ignore[attr-defined]
+
+
+def _earliest(*times_ns: int) -> int:
+    """The earliest of those that are set (not 0); 0 when none is."""
+    return min((t for t in times_ns if t), default=0)
+
+
+def _grace_ends(live: LiveJob) -> int:
+    closing = live.job.closing
+    if closing is None or closing[0] == "paused" or not live.job.dispatches:
+        return 0
+    return closing[2] + live.job.grace_ns + 1

@@ -1,0 +1,156 @@
+"""Which worker processes there are, what they are for, and how much lies in front of each.
+
+The rule it owns: no worker is given more than ``worker_ahead_ms`` of work by its routine's own
+measured pace, so that slow activations go singly and fast ones by the hundred; and every routine
+that has work gets a worker in turn, however few there are.
+"""
+
+from __future__ import annotations
+
+from typing import Iterable
+
+#: Activations in one dispatch, and in front of one worker, at most.
+DISPATCH_COUNT_MAX = 1024
+AHEAD_COUNT_MAX = 4096
+
+
+class WorkerSlot:
+    """One worker process, from the request to start it until its death is known."""
+
+    __slots__ = ("code_id", "idle_since_ns", "introduced", "is_leaving", "is_started", "is_yielding", "last_dispatch",
+                 "load", "outstanding", "pid", "routine", "worker")  # fmt: skip
+
+    def __init__(self, worker: int, code_id: str, routine: str, now_ns: int) -> None:
+        self.worker = worker
+        self.code_id = code_id
+        self.routine = routine
+        self.pid = 0
+        self.is_started = False
+        self.is_leaving = False  # told to stop; takes nothing more
+        self.is_yielding = False  # gets nothing more until it is idle and can serve another routine
+        self.outstanding: dict[int, tuple[str, int]] = {}  # dispatch -> (job, activations not reported)
+        self.load = 0  # activations not reported
+        self.last_dispatch = 0
+        self.introduced: set[str] = set()
+        self.idle_since_ns = now_ns
+
+
+class Placement:
+    """All workers of one runtime."""
+
+    def __init__(self, workers_max: int, ahead_ms: float) -> None:
+        self.workers_max = workers_max
+        self.workers: dict[int, WorkerSlot] = {}
+        self._ahead_ns = ahead_ms * 1e6
+        self._pace_ns: dict[tuple[str, str], float] = {}  # (code, routine) -> time per activation
+        self._last_number = 0
+
+    # -- who may take what --------------------------------------------------------------------
+
+    def room(self, slot: WorkerSlot) -> int:
+        """Activations that may be given to this worker now."""
+        if slot.is_leaving or slot.is_yielding:
+            return 0
+        pace = self._pace_ns.get((slot.code_id, slot.routine))
+        if pace is None:
+            return 0 if slot.load else 1  # the first one tells how long they take
+        count = int(self._ahead_ns / max(pace, 1.0)) - slot.load
+        if slot.load == 0:
+            count = max(count, 1)
+        return min(count, DISPATCH_COUNT_MAX, AHEAD_COUNT_MAX - slot.load)
+
+    def candidate(self, code_id: str, routine: str, holders: set[int], limit: int) -> WorkerSlot | None:
+        """The least loaded worker of the routine that has room; one of ``holders`` once they are ``limit``."""
+        best: WorkerSlot | None = None
+        for slot in self.workers.values():
+            if slot.routine != routine or slot.code_id != code_id:
+                continue
+            if limit and len(holders) >= limit and slot.worker not in holders:
+                continue
+            if (best is None or slot.load < best.load) and self.room(slot) > 0:
+                best = slot
+        return best
+
+    def bound(self, code_id: str, routine: str) -> list[WorkerSlot]:
+        return [
+            s for s in self.workers.values() if s.routine == routine and s.code_id == code_id and not s.is_leaving
+        ]
+
+    def is_full(self) -> bool:
+        return len(self.workers) >= self.workers_max
+
+    def new(self, code_id: str, routine: str, now_ns: int) -> WorkerSlot:
+        self._last_number += 1
+        slot = WorkerSlot(self._last_number, code_id, routine, now_ns)
+        self.workers[slot.worker] = slot
+        return slot
+
+    def rebind(self, code_id: str, routine: str) -> WorkerSlot | None:
+        """An idle worker of the same code changes to this routine."""
+        for slot in self.workers.values():
+            if slot.code_id == code_id and not slot.load and slot.routine != routine and not slot.is_leaving:
+                slot.routine = routine
+                slot.is_yielding = False
+                return slot
+        return None
+
+    def idle_of_other_code(self, code_id: str) -> WorkerSlot | None:
+        for slot in self.workers.values():
+            if slot.code_id != code_id and not slot.load and not slot.is_leaving:
+                return slot
+        return None
+
+    def victim(self, code_id: str, routine: str) -> WorkerSlot | None:
+        """A busy worker that is to be free for a routine that has none: from the routine that has most."""
+        counts: dict[tuple[str, str], int] = {}
+        for slot in self.workers.values():
+            counts[(slot.code_id, slot.routine)] = counts.get((slot.code_id, slot.routine), 0) + 1
+        choices = [
+            s for s in self.workers.values()
+            if not (s.is_leaving or s.is_yielding) and (s.code_id, s.routine) != (code_id, routine)
+        ]  # fmt: skip
+        return max(choices, key=lambda s: counts[(s.code_id, s.routine)], default=None)
+
+    # -- what happened ------------------------------------------------------------------------
+
+    def gave(self, slot: WorkerSlot, dispatch: int, job_id: str, count: int) -> None:
+        slot.outstanding[dispatch] = (job_id, count)
+        slot.load += count
+        slot.last_dispatch = dispatch
+
+    def reported(self, slot: WorkerSlot, dispatch: int, done: int, is_last: bool, busy_ns: int, now_ns: int) -> None:
+        entry = slot.outstanding.get(dispatch)
+        if entry is None:
+            return
+        job_id, left = entry
+        finished = left if is_last else min(done, left)
+        slot.load -= finished
+        if is_last:
+            del slot.outstanding[dispatch]
+        else:
+            slot.outstanding[dispatch] = (job_id, left - finished)
+        if not slot.load:
+            slot.idle_since_ns = now_ns
+        if done and busy_ns:
+            key = (slot.code_id, slot.routine)
+            pace = busy_ns / done
+            old = self._pace_ns.get(key)
+            # Down at once (a first call imports and warms up), up by halves.
+            self._pace_ns[key] = pace if old is None or pace < old else (old + pace) / 2
+
+    def handed_back(self, slot: WorkerSlot, now_ns: int) -> set[str]:
+        """Nothing is in front of this worker any more. Returns the jobs whose work it was."""
+        jobs = {job_id for job_id, _ in slot.outstanding.values()}
+        slot.outstanding.clear()
+        slot.load = 0
+        slot.idle_since_ns = now_ns
+        return jobs
+
+    def jobs_of(self, slot: WorkerSlot) -> set[str]:
+        return {job_id for job_id, _ in slot.outstanding.values()}
+
+    def idle_since(self, before_ns: int) -> Iterable[WorkerSlot]:
+        """Workers that have had nothing to do since ``before_ns``."""
+        return [s for s in self.workers.values() if not s.load and not s.is_leaving and s.idle_since_ns < before_ns]
+
+

@@ -1,0 +1,421 @@
+"""Worker processes on this machine: the supervisor's end of the nursery and of every worker's socket.
+
+Forking and reaping happen in the nursery; what workers run is in ``_worker``. The rules it owns: a send
+never blocks (what the socket does not take waits in memory, and supervisor and worker can both be full
+without a deadlock), and what a worker said before it died is reported before its death.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import selectors
+import signal
+import socket
+import time
+from collections import OrderedDict, deque
+from typing import Any
+
+from .._core.effects import Revoke, Work
+from .._serialization.packing import pack, unpack
+from .._worker.liveness import IDLE, Page, make_page_fd
+from .._worker.wire import Frames, Reported, Task, Text, decode, encode, frame
+from ..errors import BackendError
+from ._spawn import spawn_python
+from .base import Code, CodeReady, CodeRefused, Died, Event, Exit, Message, Printed, Report, Started
+
+_READ_BYTES = 1 << 18
+#: Loads during which the nursery may die before the code is taken to be the reason.
+_LOADS_MAX = 2
+#: Ends that ``running`` still answers for.
+_ENDS_MAX = 1024
+_CLOSE_S = 5.0
+#: How long a worker may take to be dead after its nursery is: the kernel is killing it.
+_ORPHAN_S = 0.2
+
+
+class _Pipe:
+    """One end of a stream socket: reads what is there, writes what goes, keeps the rest."""
+
+    def __init__(self, sock: socket.socket, selector: selectors.BaseSelector, owner: Any) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.frames = Frames()
+        self.is_open = True
+        self._out: deque[tuple[memoryview, tuple[int, ...]]] = deque()  # bytes, and descriptors to go with them
+        self._selector = selector
+        self._owner = owner
+        self._is_ending = False
+        selector.register(sock, selectors.EVENT_READ, owner)
+
+    def write(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
+        """Send now what goes now. ``fds`` are sent along and closed here."""
+        if not self.is_open or self._is_ending:
+            _close_all(fds)
+            return
+        self._out.append((memoryview(data), fds))
+        if len(self._out) == 1:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write until all is written or the socket is full."""
+        out = self._out
+        try:
+            while out:
+                data, fds = out[0]
+                sent = socket.send_fds(self.sock, [data], fds) if fds else self.sock.send(data)
+                _close_all(fds)
+                out.popleft()
+                if sent < len(data):
+                    out.appendleft((data[sent:], ()))
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop_output()  # nobody reads any more: the reader's end will be reported
+        if self._is_ending and not out:
+            self._shut()
+        if self.is_open:
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if out else 0)
+            if self._selector.get_key(self.sock).events != wanted:
+                self._selector.modify(self.sock, wanted, self._owner)
+
+    def read(self) -> list[bytes]:
+        """Contents of the frames that have arrived; at the end of the stream ``is_open`` becomes false."""
+        try:
+            data = self.sock.recv(_READ_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            self.hang_up()
+            return []
+        return self.frames.feed(data)
+
+    def end(self) -> None:
+        """Let the reader see the end of the stream once all is written."""
+        self._is_ending = True
+        if not self._out:
+            self._shut()
+
+    def hang_up(self) -> None:
+        """Stop looking at the socket, which stays to be closed."""
+        if self.is_open:
+            self.is_open = False
+            self._selector.unregister(self.sock)
+
+    def close(self) -> None:
+        self.hang_up()
+        self._drop_output()
+        self.sock.close()
+
+    def _shut(self) -> None:
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the other end is gone already
+
+    def _drop_output(self) -> None:
+        for _, fds in self._out:
+            _close_all(fds)
+        self._out.clear()
+
+
+class _Worker:
+    def __init__(self, number: int, sock: socket.socket, page_fd: int, selector: selectors.BaseSelector) -> None:
+        self.number = number
+        self.pid = 0
+        self.pipe = _Pipe(sock, selector, self)
+        self.page = Page(page_fd)
+        self.is_killed = False
+        self.is_stopped = False
+
+
+class LocalBackend:
+    """See :class:`~routilux_mp.backends.base.Backend`. Starts nothing before it is needed."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
+        self._events: list[Event] = []  # to be returned by the next poll
+        self._workers: dict[int, _Worker] = {}
+        self._ended: OrderedDict[int, tuple[int, int, int]] = OrderedDict()
+        self._codes: dict[str, Code] = {}
+        self._loading: deque[str] = deque()  # in the order in which the nursery will answer
+        self._loads: dict[str, int] = {}  # code id -> how often it was tried
+        self._announced: set[str] = set()
+        self._lease_ns = 0
+        self._nursery: _Pipe | None = None
+        self._nursery_pid = 0
+        self._alive_fd = -1
+        self._is_closed = False
+
+    # -- orders ---------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Start the nursery."""
+        self._check_open()
+        if self._nursery is None:
+            self._start_nursery()
+
+    def load(self, code: Code) -> None:
+        """Have the nursery load the code; answered by ``CodeReady`` or ``CodeRefused``."""
+        self.prepare()
+        if code.bundle is None:
+            self._events.append(CodeRefused(code.code_id, "worker processes need the code as a bundle"))
+            return
+        self._codes[code.code_id] = code
+        self._load(code)
+
+    def start(self, worker: int, code_id: str) -> None:
+        """Have the nursery fork a worker; messages may be sent at once."""
+        self.prepare()
+        if worker in self._workers or worker in self._ended:
+            raise BackendError(f"worker number {worker} has been used before")
+        ours, theirs = socket.socketpair()
+        page_fd = make_page_fd()
+        started = self._workers[worker] = _Worker(worker, ours, page_fd, self._selector)
+        started.page.set_lease(self._lease_ns)
+        # The descriptors are duplicated into the message, so that sending them is what closes them here.
+        self._tell_nursery("start", worker, code_id, fds=(theirs.detach(), page_fd))
+
+    def send(self, worker: int, message: Message, job_id: str = "") -> None:
+        """Queue a message for the worker; what a dead one is sent is dropped."""
+        receiver = self._workers.get(worker)
+        if receiver is None:
+            return
+        if isinstance(message, Revoke):
+            receiver.page.revoke(message.dispatch)
+        receiver.pipe.write(encode(Task(job_id, message) if isinstance(message, Work) else message))
+
+    def running(self, worker: int) -> tuple[int, int, int]:
+        """What the worker's page says; for a dead one, what it said last."""
+        found = self._workers.get(worker)
+        return found.page.running() if found is not None else self._ended.get(worker, (0, IDLE, 0))
+
+    def set_lease(self, deadline_ns: int) -> None:
+        """Write the deadline into every page, and into those of workers to come."""
+        self._lease_ns = deadline_ns
+        for worker in self._workers.values():
+            worker.page.set_lease(deadline_ns)
+
+    def kill(self, worker: int) -> None:
+        """SIGKILL the worker and what it has started."""
+        found = self._workers.get(worker)
+        if found is not None:
+            found.is_killed = True
+            self._tell_nursery("kill", worker)
+
+    def stop(self, worker: int) -> None:
+        """Close our half of the worker's socket behind what was sent."""
+        found = self._workers.get(worker)
+        if found is not None:
+            found.is_stopped = True
+            found.pipe.end()
+
+    def wake(self) -> None:
+        """Make ``poll`` return; from any thread, also after ``close``."""
+        try:
+            self._wake_write.send(b"w")
+        except OSError:
+            pass  # full: it will wake; closed: nobody sleeps
+
+    # -- what happened --------------------------------------------------------------------------
+
+    def poll(self, timeout_s: float | None) -> list[Event]:
+        """See :meth:`~routilux_mp.backends.base.Backend.poll`."""
+        self._check_open()
+        if self._events:
+            timeout_s = 0
+        ready = self._selector.select(timeout_s)
+        is_nursery_ready = False
+        for key, mask in ready:
+            owner = key.data
+            if owner is None:
+                self._swallow_wakes()
+            elif owner is self:
+                is_nursery_ready = True
+                nursery_mask = mask
+            else:
+                if mask & selectors.EVENT_WRITE:
+                    owner.pipe.flush()
+                if mask & selectors.EVENT_READ:
+                    self._read_worker(owner)
+        if is_nursery_ready and self._nursery is not None:
+            if nursery_mask & selectors.EVENT_WRITE:
+                self._nursery.flush()
+            if nursery_mask & selectors.EVENT_READ:
+                self._read_nursery(self._nursery)
+        events, self._events = self._events, []
+        return events
+
+    def _swallow_wakes(self) -> None:
+        try:
+            while len(self._wake_read.recv(4096)) == 4096:
+                pass
+        except BlockingIOError:
+            pass
+
+    def _read_worker(self, worker: _Worker) -> None:
+        events = self._events
+        for content in worker.pipe.read():
+            message = decode(content)
+            match message:
+                case Reported(job_id, completion):
+                    events.append(Report(worker.number, completion, job_id))
+                case Text(stream, text):
+                    events.append(Printed(worker.number, stream, text))
+
+    def _read_nursery(self, nursery: _Pipe) -> None:
+        for content in nursery.read():
+            kind, *arguments = unpack(content)
+            match kind:
+                case "ready":
+                    self._code_answered(arguments[0])
+                    if arguments[0] not in self._announced:
+                        self._announced.add(arguments[0])
+                        self._events.append(CodeReady(arguments[0]))
+                case "refused":
+                    self._code_answered(arguments[0])
+                    self._codes.pop(arguments[0], None)
+                    self._events.append(CodeRefused(*arguments))
+                case "started":
+                    number, pid = arguments
+                    self._workers[number].pid = pid
+                    self._events.append(Started(number, pid))
+                case "died":
+                    number, pid, exit_code, signal_number, rss, is_oom, detail = arguments
+                    worker = self._workers[number]
+                    is_blameless = worker.is_killed or pid == 0 or (worker.is_stopped and exit_code == 0)
+                    is_oom = is_oom and not worker.is_killed
+                    self._bury(worker, Exit(pid, exit_code, signal_number, rss, is_oom, is_blameless, detail))
+        if not nursery.is_open:
+            self._nursery_lost()
+
+    def _bury(self, worker: _Worker, end: Exit) -> None:
+        """Report what the worker had said, then its death."""
+        while worker.pipe.is_open:
+            before = len(self._events)
+            waiting = select.select([worker.pipe.sock], (), (), 0)[0]
+            if not waiting:
+                break  # a child of the handler's holds the socket, or nothing more is there
+            self._read_worker(worker)
+            assert len(self._events) >= before
+        del self._workers[worker.number]
+        self._ended[worker.number] = worker.page.running()
+        while len(self._ended) > _ENDS_MAX:
+            self._ended.popitem(last=False)
+        worker.pipe.close()
+        worker.page.close()
+        self._events.append(Died(worker.number, end))
+
+    # -- the nursery ----------------------------------------------------------------------------
+
+    def _start_nursery(self) -> None:
+        ours, theirs = socket.socketpair()
+        alive_read, self._alive_fd = os.pipe()
+        fds = (theirs.fileno(), alive_read)
+        statement = (
+            "__import__('routilux_mp.backends.nursery', fromlist=['main'])"
+            f".main({fds[0]}, {fds[1]}, {os.getpid()})"
+        )
+        try:
+            self._nursery_pid = spawn_python(statement, fds)
+        except OSError as error:
+            ours.close()
+            os.close(self._alive_fd)
+            raise BackendError(f"the process that starts workers cannot be started: {error}") from error
+        finally:
+            theirs.close()
+            os.close(alive_read)
+        self._nursery = _Pipe(ours, self._selector, self)
+
+    def _tell_nursery(self, *message: Any, fds: tuple[int, ...] = ()) -> None:
+        assert self._nursery is not None, "orders come after prepare()"
+        self._nursery.write(frame(pack(message)), fds)
+
+    def _load(self, code: Code) -> None:
+        self._loading.append(code.code_id)
+        self._loads[code.code_id] = self._loads.get(code.code_id, 0) + 1
+        self._tell_nursery("load", code.code_id, code.bundle, dict(code.environment))
+
+    def _code_answered(self, code_id: str) -> None:
+        self._loads[code_id] = 0
+        self._loading.remove(code_id)
+
+    def _nursery_lost(self) -> None:
+        """Nobody is to blame, unless it keeps dying of the same code: a new one takes over."""
+        how = self._end_nursery()
+        self._wait_for_orphans()
+        for worker in list(self._workers.values()):
+            detail = f"the process that starts workers {how}, and its workers with it"
+            self._bury(worker, Exit(worker.pid, None, signal.SIGKILL, is_blameless=True, detail=detail))
+        loading, self._loading = self._loading, deque()
+        if loading and self._loads[loading[0]] >= _LOADS_MAX:
+            code_id = loading[0]
+            del self._codes[code_id]
+            self._events.append(CodeRefused(code_id, f"the process that loaded the code {how}"))
+        if self._codes:
+            self._start_nursery()
+            for code in self._codes.values():
+                self._load(code)
+
+    def _end_nursery(self) -> str:
+        """Make sure that it is dead, and say how it ended."""
+        nursery, self._nursery = self._nursery, None
+        if nursery is not None:
+            nursery.close()
+            os.close(self._alive_fd)  # a nursery that is busy loading is killed by this
+        deadline = time.monotonic() + (_CLOSE_S if self._is_closed else 0)
+        try:
+            while os.waitid(os.P_PID, self._nursery_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                if time.monotonic() >= deadline:
+                    os.kill(self._nursery_pid, signal.SIGKILL)
+                    break
+                time.sleep(0.001)
+            _, status = os.waitpid(self._nursery_pid, 0)
+        except ChildProcessError:
+            return "ended"  # somebody else has reaped it
+        code = os.waitstatus_to_exitcode(status)
+        return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+    def _wait_for_orphans(self) -> None:
+        """The kernel kills the workers of a dead nursery; read on until they have all hung up."""
+        deadline = time.monotonic() + _ORPHAN_S
+        while time.monotonic() < deadline:
+            open_pipes = [w.pipe.sock for w in self._workers.values() if w.pipe.is_open]
+            if not open_pipes:
+                return
+            readable = select.select(open_pipes, (), (), 0.005)[0]
+            for worker in [w for w in self._workers.values() if w.pipe.is_open and w.pipe.sock in readable]:
+                self._read_worker(worker)
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Kill everything, wait for it, leave nothing behind. May be called again."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._nursery is not None:
+            self._end_nursery()
+            self._wait_for_orphans()
+        for worker in self._workers.values():
+            worker.pipe.close()
+            worker.page.close()
+        self._workers.clear()
+        self._selector.close()
+        self._wake_read.close()
+        self._wake_write.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise BackendError("the backend is closed")
+
+
+def _close_all(fds: tuple[int, ...]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,67 @@
+"""What a running handler can reach: the activation it belongs to.
+
+A routine's ``emit``, ``commit``, ``job_state`` and so on end here. Nothing is implemented here: the
+worker supplies the activation. The rule it owns: where no activation runs, there is none (``None``),
+and a thread that a handler started in a worker process belongs to the worker's activation.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar, Token
+from typing import Any, Protocol
+
+
+class Activation(Protocol):
+    """One attempt to run a handler or logic; a transaction."""
+
+    #: Cursor of the last commit of an earlier attempt; None on the first run.
+    resume_cursor: Any
+    #: 1 on the first attempt.
+    attempt: int
+    #: The view of the job that this activation may read and change.
+    job_state: Any
+    flow_id: str
+    routine_id: str
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same on every attempt and every host, different between jobs and activations."""
+        ...
+
+    def emit(self, routine: Any, event_name: str, kwargs: dict[str, Any]) -> None:
+        """Buffer one emission; it exists when the activation commits."""
+        ...
+
+    def commit(self, cursor: Any) -> None:
+        """Make what was done so far durable; a later attempt starts with this cursor."""
+        ...
+
+    def add_output(self, temporary: str, final: str) -> None:
+        """Move the file into place when the activation commits, delete it when it fails."""
+        ...
+
+
+_current: ContextVar[Activation | None] = ContextVar("routilux_mp_activation", default=None)
+#: A worker process runs one activation at a time, so a handler's own threads can find it here.
+_of_process: list[Activation | None] = [None]
+
+
+def current() -> Activation | None:
+    """The activation that the caller runs in; None outside of a handler."""
+    found = _current.get()
+    return found if found is not None else _of_process[0]
+
+
+def enter(activation: Activation) -> Token[Activation | None]:
+    """Make ``activation`` current in this thread, until :func:`leave`."""
+    return _current.set(activation)
+
+
+def leave(token: Token[Activation | None]) -> None:
+    """Undo the :func:`enter` that gave ``token``."""
+    _current.reset(token)
+
+
+def set_for_process(activation: Activation | None) -> None:
+    """The same for all threads of a worker process, which runs nothing else."""
+    _of_process[0] = activation

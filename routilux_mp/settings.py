@@ -1,0 +1,141 @@
+"""Every limit, period and path, once, with its unit in its name.
+
+A value comes from, in this order: the argument, the environment variable
+``ROUTILUX_MP_<NAME>``, ``[tool.routilux_mp]`` in the nearest ``pyproject.toml``, the default.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Mapping
+
+from .errors import SettingInvalid
+
+_PREFIX = "ROUTILUX_MP_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of one runtime. Immutable; ``Settings.load(**overrides)`` reads all sources."""
+
+    #: The checkpoint root, shared between the machines that fail over to one another.
+    checkpoint_dir: str = "./checkpoints"
+    #: ``"commit"``: every step is on stable storage before it has effects. ``"none"``: nothing is kept.
+    durability: str = "commit"
+    #: ``"local"``: worker processes. ``"inline"``: everything in the calling process.
+    backend: str = "local"
+    #: Worker processes at most, of one runtime; 0 means the number of cores.
+    max_workers: int = 0
+    #: How long ``execute`` and ``exec`` wait for a short job to end before they return, seconds.
+    settle_s: float = 0.5
+    #: Emissions that may wait in one slot before the routines that feed it are held.
+    slot_queue_max: int = 10_000
+    #: Emissions in one batch at most.
+    batch_count_max: int = 256
+    #: Encoded size at which a worker closes a batch, bytes.
+    batch_bytes_max: int = 32 * 1024
+    #: Work that may lie in front of one worker, measured by its own past speed, milliseconds.
+    worker_ahead_ms: float = 20.0
+    #: A finished activation is reported at the latest after this time, milliseconds.
+    flush_ms: float = 5.0
+    #: Encoded payloads above this size go to a blob file, bytes.
+    payload_inline_bytes_max: int = 256 * 1024
+    #: Queued payloads kept in the supervisor's memory per job; above it they are read back from the log, bytes.
+    queue_memory_bytes_max: int = 64 * 1024 * 1024
+    #: Crashes after which an activation becomes a dead letter.
+    max_crashes: int = 3
+    #: Inputs that an ``ordered=True`` routine may run ahead of the oldest unfinished one.
+    ordered_window_max: int = 1_000
+    #: How long running activations may finish on stop, cancel and SIGTERM, seconds.
+    grace_s: float = 5.0
+    #: An idle worker process is stopped after this time, seconds.
+    worker_idle_s: float = 30.0
+    #: The epoch is rolled when replaying it would take longer, seconds.
+    replay_budget_s: float = 1.0
+    #: The epoch is rolled when its log is larger, bytes.
+    log_bytes_max: int = 64 * 1024 * 1024
+    #: Two rolls are at least this far apart unless replay demands one, seconds.
+    roll_interval_s: float = 5.0
+    #: Heartbeat lease, seconds (liveness only).
+    lease_s: float = 15.0
+    #: Execution records shown in ``job_state.json`` and kept in memory when nothing is durable.
+    history_inline_max: int = 10_000
+    #: The signing key; empty means the per-user file.
+    key_file: str = ""
+    #: Check the core's invariants after every step.
+    verify: bool = False
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Settings:
+        """Settings from arguments (``None`` means not given), environment, pyproject and defaults.
+
+        Raises:
+            SettingInvalid: an unknown name, or a value that cannot be used, naming its source.
+        """
+        known = {f.name: f for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for name, raw in _from_pyproject(Path.cwd()).items():
+            if name not in known:
+                raise SettingInvalid(f"pyproject.toml, [tool.routilux_mp]: no setting named '{name}'")
+            values[name] = _convert(known[name].type, raw, f"pyproject.toml: {name}")
+        for name, field in known.items():
+            raw = os.environ.get(_PREFIX + name.upper())
+            if raw is not None:
+                values[name] = _convert(field.type, raw, f"environment: {_PREFIX}{name.upper()}")
+        for name, raw in overrides.items():
+            if name not in known:
+                raise SettingInvalid(f"no setting named '{name}'; there are: {', '.join(sorted(known))}")
+            if raw is not None:
+                values[name] = _convert(known[name].type, raw, f"argument {name}")
+        settings = cls(**values)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        _one_of("durability", self.durability, ("commit", "none"))
+        _one_of("backend", self.backend, ("local", "inline"))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
+                raise SettingInvalid(f"{field.name} must not be negative, got {value!r}")
+        for name in ("slot_queue_max", "batch_count_max", "batch_bytes_max", "max_crashes", "ordered_window_max"):
+            if getattr(self, name) < 1:
+                raise SettingInvalid(f"{name} must be at least 1, got {getattr(self, name)!r}")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise SettingInvalid(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _convert(type_name: Any, raw: Any, where: str) -> Any:
+    try:
+        if type_name == "bool":
+            if isinstance(raw, str):
+                return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[raw.lower()]
+            return bool(raw)
+        if type_name == "int":
+            if isinstance(raw, float) and raw != int(raw):
+                raise ValueError(raw)
+            return int(raw)
+        if type_name == "float":
+            return float(raw)
+        return os.fspath(raw)
+    except (ValueError, TypeError, KeyError):
+        raise SettingInvalid(f"{where}: {raw!r} is not a {type_name}") from None
+
+
+def _from_pyproject(start: Path) -> Mapping[str, Any]:
+    for folder in (start, *start.parents):
+        file = folder / "pyproject.toml"
+        if file.is_file():
+            try:
+                with file.open("rb") as handle:
+                    table = tomllib.load(handle).get("tool", {}).get("routilux_mp", {})
+            except (OSError, tomllib.TOMLDecodeError) as error:
+                raise SettingInvalid(f"{file}: {error}") from error
+            return table if isinstance(table, dict) else {}
+    return {}
