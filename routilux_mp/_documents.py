@@ -10,9 +10,10 @@ import json
 import os
 import secrets
 import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ._history import ExecutionRecord, Timestamp
 from ._serialization.json_values import from_json, to_json
@@ -47,6 +48,74 @@ class Document:
     #: What the engine needs to go on elsewhere; opaque here.
     engine: dict[str, Any] | None = None
     unknown: dict[str, Any] = field(default_factory=dict)
+    #: What the caller changed since it was read: (method, arguments), to be done again when the job is resumed.
+    edits: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+
+    # The same names as ``_live.LiveJob``: a JobState stands before one of the two.
+
+    blocked = None
+    unconsumed: ClassVar[dict[str, dict[str, int]]] = {}
+
+    @property
+    def dead_letters(self) -> list[dict[str, Any]]:
+        return list(self.unknown.get("dead_letters", []))
+
+    @property
+    def error(self) -> str | None:
+        if self.status != JobStatus.FAILED:
+            return None
+        failed = [state for state in self.routine_states.values() if state.get("status") == "failed"]
+        return failed[0].get("error") if failed else None
+
+    def version(self) -> Any:
+        return len(self.execution_history)
+
+    def history(self) -> Iterator[ExecutionRecord]:
+        return iter(self.execution_history)
+
+    def results(self, routine_id: str, event: str) -> Iterator[dict[str, Any]]:
+        wanted = (routine_id, event)
+        return (r.data for r in self.execution_history if (r.routine_id, r.event_name) == wanted)
+
+    def routine_state(self, routine_id: str) -> dict[str, Any] | None:
+        state = self.routine_states.get(routine_id)
+        return None if state is None else dict(state)
+
+    def put_routine_state(self, routine_id: str, state: Mapping[str, Any]) -> None:
+        self.routine_states[routine_id] = dict(state)
+        self._edited("put_routine_state", routine_id, dict(state))
+
+    def drop_routine_state(self, routine_id: str) -> None:
+        self.routine_states.pop(routine_id, None)
+        self._edited("drop_routine_state", routine_id)
+
+    def put_shared(self, key: str, value: Any) -> None:
+        self.shared_data[key] = value
+        self._edited("put_shared", key, value)
+
+    def drop_shared(self, key: str) -> None:
+        self.shared_data.pop(key, None)
+        self._edited("drop_shared", key)
+
+    def increment(self, key: str, by: float) -> None:
+        self.shared_data[key] = self.shared_data.get(key, 0) + by
+        self._edited("increment", key, by)
+
+    def append(self, key: str, item: Any) -> None:
+        self.shared_data[key] = [*self.shared_data.get(key, []), item]
+        self._edited("append", key, item)
+
+    def log(self, entry: dict[str, Any]) -> None:
+        self.shared_log.append(entry)
+        self._edited("log", entry)
+
+    def record(self, record: ExecutionRecord) -> None:
+        self.execution_history.append(record)
+        self.touch()
+
+    def _edited(self, method: str, *arguments: Any) -> None:
+        self.edits.append((method, arguments))
+        self.touch()
 
     def touch(self) -> None:
         """Note that something has changed now."""

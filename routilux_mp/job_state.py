@@ -7,193 +7,146 @@ deserialised it is *detached*: plain data, until it is resumed. It runs nothing 
 
 from __future__ import annotations
 
-import itertools
-import logging
+import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import _live as live
-from ._core.stimuli import StateOp
-from ._core.view import JobView
 from ._documents import Document, document_from_json, document_to_json, write_json
 from ._history import ExecutionRecord, History, Timestamp
+from ._live import LiveJob, WriteThrough
 from ._serialization.registry import Serializable, register_serializable
-from ._serialization.signing import Signer
-from .errors import FlowMismatch, UsageError
+from .errors import DefinitionError, FlowMismatch, RuntimeClosed, UsageError
 from .output import OutputHandler
 from .status import JobStatus
 
 if TYPE_CHECKING:
+    from ._core.view import JobView
+    from ._serialization.signing import Signer
     from ._supervisor.handle import JobHandle
 
 __all__ = ["ExecutionRecord", "JobState", "JobStatus"]
 
-_log = logging.getLogger(__name__)
+Progress = Callable[[int, int, JobStatus], Any]
 
 
 @register_serializable
 class JobState(Serializable):
-    """One job: status, history, state and what is still to be done."""
+    """One job: its status, its history, its state, and what is still to be done."""
 
     def __init__(self, flow_id: str = "") -> None:
         super().__init__()
-        self._document = Document(flow_id=flow_id)
-        self._handle: JobHandle | None = None
-        self._values: live.Values | None = None
-        #: Caller's records and log entries that no worker wrote; and an earlier run's history.
-        self._before: list[ExecutionRecord] = []
-        self._own_records: list[ExecutionRecord] = []
-        self._edits: list[StateOp] = []
+        self._source: Document | LiveJob = Document(flow_id=flow_id)
         self._output_handler: OutputHandler | None = None
-        self._history = History(self._read_history, self._version)
+        self._history = History(lambda: self._source.history(), lambda: self._source.version())
         self._lock = threading.RLock()
 
     # -- what it is -----------------------------------------------------------------------------
 
     @property
     def job_id(self) -> str:
-        """Unique; the same after resuming, on every host."""
-        return self._document.job_id
+        """Unique, and the same after resuming, on every host."""
+        return self._source.job_id
 
     @job_id.setter
     def job_id(self, job_id: str) -> None:
-        self._refuse_when_live("job_id")
-        self._document.job_id = job_id
+        self._detached("job_id").job_id = job_id
 
     @property
     def flow_id(self) -> str:
         """Id of the flow that this is an execution of."""
-        return self._document.flow_id
+        return self._source.flow_id
 
     @flow_id.setter
     def flow_id(self, flow_id: str) -> None:
-        self._refuse_when_live("flow_id")
-        self._document.flow_id = flow_id
+        self._detached("flow_id").flow_id = flow_id
 
     @property
     def status(self) -> JobStatus:
         """``pending``, ``running``, ``paused``, ``completed``, ``failed`` or ``cancelled``; equal to its plain text."""
-        view = self._view()
-        return self._document.status if view is None else JobStatus(view.status)
+        return self._source.status
 
     @status.setter
     def status(self, status: str) -> None:
-        self._refuse_when_live("status")
-        self._document.status = JobStatus(status)
-        self._document.touch()
-
-    @property
-    def created_at(self) -> datetime:
-        """When the job was submitted (or this object made), local time."""
-        view = self._view()
-        return self._document.created_at if view is None else Timestamp.of(view.created_ns)
-
-    @property
-    def updated_at(self) -> datetime:
-        """When it last changed, local time."""
-        view = self._view()
-        return self._document.updated_at if view is None else Timestamp.of(view.updated_ns)
+        document = self._detached("status")
+        document.status = JobStatus(status)
+        document.touch()
 
     @property
     def current_routine_id(self) -> str | None:
         """The routine dispatched last that still runs; None when nothing does."""
-        view = self._view()
-        return self._document.current_routine_id if view is None else view.current_routine
+        return self._source.current_routine_id
 
     @current_routine_id.setter
     def current_routine_id(self, routine_id: str | None) -> None:
-        self._refuse_when_live("current_routine_id")
-        self._document.current_routine_id = routine_id
+        self._detached("current_routine_id").current_routine_id = routine_id
+
+    @property
+    def created_at(self) -> datetime:
+        """When the job was submitted, local time."""
+        return self._source.created_at
+
+    @property
+    def updated_at(self) -> datetime:
+        """When it last changed, local time."""
+        return self._source.updated_at
 
     @property
     def error(self) -> str | None:
-        """Why the job failed, or None."""
-        view = self._view()
-        if view is not None:
-            return view.reason or None if view.status == "failed" else None
-        errors = [s.get("error") for s in self._document.routine_states.values() if s.get("status") == "failed"]
-        return errors[0] if errors and self.status == "failed" else None
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The caller's own dictionary; serialised with the state."""
-        return self._document.metadata
-
-    @metadata.setter
-    def metadata(self, metadata: Mapping[str, Any]) -> None:
-        self._document.metadata = dict(metadata)
-
-    @property
-    def checkpoint(self) -> Any:
-        """What the last ``pause`` was given as ``checkpoint``."""
-        points = self.pause_points
-        return points[-1]["checkpoint"] if points and self._view() is not None else self._document.checkpoint
-
-    @checkpoint.setter
-    def checkpoint(self, checkpoint: Any) -> None:
-        self._refuse_when_live("checkpoint")
-        self._document.checkpoint = checkpoint
-
-    @property
-    def pause_points(self) -> list[dict[str, Any]]:
-        """One entry per pause: timestamp, reason, checkpoint, and what was pending."""
-        view, values = self._view(), self._values
-        if view is None or values is None:
-            return self._document.pause_points
-        decode = lambda data: values.decode(data, "", "checkpoint")  # noqa: E731 - one expression, used once
-        return [live.pause_point_of(point, decode) for point in view.pause_points]
-
-    @property
-    def pending_tasks(self) -> list[dict[str, Any]]:
-        """What a paused job has still to do; also filled in a serialised state."""
-        view = self._view()
-        if view is None or self._handle is None:
-            return self._document.pending_tasks
-        if view.status != "paused":
-            return []
-        return list(self._handle.document().get("pending_tasks", []))
-
-    @property
-    def deferred_events(self) -> list[dict[str, Any]]:
-        """Emissions kept back until the job is resumed."""
-        return self._document.deferred_events
-
-    @property
-    def dead_letters(self) -> list[dict[str, Any]]:
-        """Activations that were given up after crashing their worker again and again."""
-        view = self._view()
-        if view is None or self._handle is None:
-            return list(self._document.unknown.get("dead_letters", []))
-        names = list(view.progress)
-        return [
-            {
-                "activation_id": f"{self.job_id}/{names[letter.routine]}/{letter.seq}",
-                "routine_id": names[letter.routine],
-                "error": letter.failure.message,
-                "error_type": letter.failure.type_name,
-                "timestamp": Timestamp.of(letter.time_ns),
-            }
-            for letter in view.dead_letters
-        ]
-
-    @property
-    def unconsumed(self) -> dict[str, dict[str, int]]:
-        """Emissions that no activation policy took: routine id, slot, count."""
-        view = self._view()
-        return {} if view is None else {rid: dict(slots) for rid, slots in view.unconsumed.items()}
+        """Why the job failed; None if it did not."""
+        return self._source.error
 
     @property
     def blocked(self) -> dict[str, Any] | None:
         """Why nothing can be written at present, and since when; None in good times."""
-        view = self._view()
-        if view is None or view.blocked is None:
-            return None
-        reason, since_ns = view.blocked
-        return {"reason": reason, "since": Timestamp.of(since_ns)}
+        return self._source.blocked
+
+    @property
+    def dead_letters(self) -> list[dict[str, Any]]:
+        """Activations that were given up after they had crashed their worker again and again."""
+        return self._source.dead_letters
+
+    @property
+    def unconsumed(self) -> dict[str, dict[str, int]]:
+        """Emissions that no activation policy took: routine id, slot, count."""
+        return self._source.unconsumed
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The caller's own dictionary; serialised with the state."""
+        return self._source.metadata
+
+    @metadata.setter
+    def metadata(self, metadata: Mapping[str, Any]) -> None:
+        self._source.metadata = dict(metadata)
+
+    @property
+    def checkpoint(self) -> Any:
+        """What the last ``pause`` was given as ``checkpoint``."""
+        return self._source.checkpoint
+
+    @checkpoint.setter
+    def checkpoint(self, checkpoint: Any) -> None:
+        self._detached("checkpoint").checkpoint = checkpoint
+
+    @property
+    def pause_points(self) -> list[dict[str, Any]]:
+        """One entry per pause: timestamp, reason, checkpoint, and what was pending."""
+        return self._source.pause_points
+
+    @property
+    def pending_tasks(self) -> list[dict[str, Any]]:
+        """What a paused job has still to do; filled in a serialised state too."""
+        return self._source.pending_tasks
+
+    @property
+    def deferred_events(self) -> list[dict[str, Any]]:
+        """Emissions that are kept back until the job is resumed."""
+        return self._source.deferred_events
 
     # -- history and results --------------------------------------------------------------------
 
@@ -208,106 +161,242 @@ class JobState(Serializable):
         return sorted(records, key=lambda record: record.timestamp)
 
     def record_execution(self, routine_id: str, event_name: str, data: dict[str, Any] | None = None) -> None:
-        """Add a record of the caller's own."""
-        with self._lock:
-            record = ExecutionRecord(routine_id, event_name, data)
-            (self._document.execution_history if self._handle is None else self._own_records).append(record)
-            self._document.touch()
+        """Add a record of the caller's own to what this object shows."""
+        self._source.record(ExecutionRecord(routine_id, event_name, data))
 
     def results(self, routine_id: str, event: str) -> Iterator[dict[str, Any]]:
         """Emissions of an event that is connected to nothing, each exactly once, in order."""
-        if self._handle is not None:
-            return self._handle.results(routine_id, event)
-        records = self._document.execution_history
-        return (r.data for r in records if (r.routine_id, r.event_name) == (routine_id, event))
-
-    def _read_history(self) -> Iterator[ExecutionRecord]:
-        if self._handle is None:
-            return iter(self._document.execution_history)
-        own = sorted(self._own_records, key=lambda record: record.timestamp)
-        return itertools.chain(self._before, self._live_records(), own)
-
-    def _live_records(self) -> Iterator[ExecutionRecord]:
-        assert self._handle is not None and self._values is not None
-        limit = self._handle.view.history_count
-        for item in itertools.islice(self._handle.history(), limit):
-            data = item.data
-            if isinstance(data, (bytes, memoryview)):
-                data = self._values.decode(bytes(data), "", "history")
-            yield ExecutionRecord(item.routine_id, item.event_name, data, Timestamp.of(item.time_ns))
-
-    def _version(self) -> Any:
-        if self._handle is None:
-            return len(self._document.execution_history)
-        return self._handle.view.history_count, len(self._own_records)
+        return self._source.results(routine_id, event)
 
     # -- state ----------------------------------------------------------------------------------
 
     @property
     def routine_states(self) -> dict[str, dict[str, Any]]:
         """State of every routine that has one. Setting an item writes that routine's state."""
-        view = self._view()
-        if view is None or self._values is None:
-            return live.WriteThrough(self._document.routine_states, self._put_routine_state, self._drop_routine_state)
-        states = live.routine_states_of(view, self._values)
-        return live.WriteThrough(states, self._put_routine_state, self._drop_routine_state)
+        return WriteThrough(self._source.routine_states, self.update_routine_state, self._drop_routine_state)
 
     def get_routine_state(self, routine_id: str, default: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """A copy of a routine's state; ``default`` for one that was never activated."""
-        view = self._view()
-        if view is None or self._values is None:
-            state = self._document.routine_states.get(routine_id)
-            return default if state is None else dict(state)
-        state = live.routine_state_of(view, self._values, routine_id)
+        state = self._source.routine_state(routine_id)
         return default if state is None else state
 
     def update_routine_state(self, routine_id: str, state: Mapping[str, Any]) -> None:
         """Replace the user's keys of a routine's state. Allowed at any time, also on an ended job."""
-        self._put_routine_state(routine_id, state)
+        self._write("put_routine_state", routine_id, state)
+
+    def _drop_routine_state(self, routine_id: str) -> None:
+        self._write("drop_routine_state", routine_id)
 
     @property
     def shared_data(self) -> dict[str, Any]:
-        """Data that all routines of the job share. Setting an item changes the job."""
-        view, values = self._view(), self._values
-        if view is None or values is None:
-            content = self._document.shared_data
-        else:
-            content = {key: values.decode(value, "", key) for key, value in view.shared.items()}
-        return live.WriteThrough(content, self.update_shared_data, self._drop_shared)
+        """What all routines of the job share. Setting an item changes the job."""
+        return WriteThrough(self._source.shared_data, self.update_shared_data, self._drop_shared)
 
     def get_shared_data(self, key: str, default: Any = None) -> Any:
         """A copy of one shared value."""
-        return self.shared_data.get(key, default)
+        return self._source.shared_data.get(key, default)
 
     def update_shared_data(self, key: str, value: Any) -> None:
         """Set one shared value."""
-        self._write([StateOp("set", "", key, self._codec().encode(value))])
-        self._document.shared_data[key] = value
+        self._write("put_shared", key, value)
+
+    def _drop_shared(self, key: str) -> None:
+        self._write("drop_shared", key)
 
     def increment(self, key: str, by: float = 1) -> None:
-        """Add to a shared number; never loses an addition of somebody else's."""
-        self._write([StateOp("increment", "", key, by)])
-        self._document.shared_data[key] = self._document.shared_data.get(key, 0) + by
+        """Add to a shared number, without losing what somebody else adds meanwhile."""
+        self._write("increment", key, by)
 
     def append(self, key: str, item: Any) -> None:
-        """Append to a shared list; never loses an item of somebody else's."""
-        encoded = self._codec().encode_item(item)
-        self._write([StateOp("append", "", key, encoded)])
-        self._document.shared_data[key] = [*self._document.shared_data.get(key, []), item]
+        """Append to a shared list, without losing what somebody else appends meanwhile."""
+        self._write("append", key, item)
 
     @property
     def shared_log(self) -> list[dict[str, Any]]:
-        """Everything that was appended to the shared log."""
-        if self._handle is None:
-            return self._document.shared_log
-        return list(self._handle.document().get("shared_log", [])) + self._document.shared_log
+        """Everything that was appended to the shared log, in order."""
+        return self._source.shared_log
 
     def append_to_shared_log(self, entry: dict[str, Any]) -> None:
-        """Add an entry; a ``timestamp`` is added if it has none."""
-        with self._lock:
-            stamped = {"timestamp": Timestamp.of(None).isoformat(), **entry}
-            self._document.shared_log.append(stamped)
+        """Add an entry; it gets a ``timestamp`` unless it has one."""
+        self._write("log", {"timestamp": Timestamp.of(None).isoformat(), **entry})
 
     def get_shared_log(self, filter_func: Callable[[dict[str, Any]], bool] | None = None) -> list[dict[str, Any]]:
         """The shared log, or the entries that ``filter_func`` accepts."""
         return [entry for entry in self.shared_log if filter_func is None or filter_func(entry)]
+
+    def _write(self, method: str, *arguments: Any) -> None:
+        with self._lock:
+            try:
+                getattr(self._source, method)(*arguments)
+            except RuntimeClosed:
+                # Nobody is there to log it any more: it becomes an annotation of this object.
+                self._detach()
+                getattr(self._source, method)(*arguments)
+
+    # -- outputs --------------------------------------------------------------------------------
+
+    @property
+    def output_log(self) -> list[dict[str, Any]]:
+        """Every output that was sent, in order."""
+        return self._source.output_log
+
+    @property
+    def output_handler(self) -> OutputHandler | None:
+        """Who is given the outputs, besides the log."""
+        return self._output_handler
+
+    def set_output_handler(self, handler: OutputHandler | None) -> None:
+        """Have every output handled in this process."""
+        self._output_handler = handler
+
+    def send_output(self, routine_id: str, output_type: str, data: dict[str, Any]) -> None:
+        """Send one output: to the log and to the handler."""
+        now = Timestamp.of(None)
+        entry = {"job_id": self.job_id, "routine_id": routine_id, "output_type": output_type, "data": data}
+        self._source.output_log.append({**entry, "timestamp": now.isoformat()})
+        if self._output_handler is not None:
+            self._output_handler.handle(self.job_id, routine_id, output_type, data, now)
+
+    # -- documents ------------------------------------------------------------------------------
+
+    def serialize(self) -> dict[str, Any]:
+        """Everything as JSON-able data, enough to resume the job on another host."""
+        source = self._source
+        return document_to_json(source.snapshot() if isinstance(source, LiveJob) else source)
+
+    def _restore(self, data: dict[str, Any]) -> None:
+        self._detached("content")
+        self._source = document_from_json(data)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a JSON file, whole or not at all."""
+        write_json(path, self.serialize())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> JobState:
+        """Read a state that ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not a job state.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DefinitionError(f"{os.fspath(path)} is not JSON: {error}") from error
+        if not isinstance(data, dict) or data.get("_type") != "JobState":
+            found = data.get("_type") if isinstance(data, dict) else type(data).__name__
+            raise DefinitionError(f"{os.fspath(path)} holds {found!r}, not a JobState")
+        state = cls()
+        state._restore(data)
+        return state
+
+    # -- waiting --------------------------------------------------------------------------------
+
+    @staticmethod
+    def wait_for_completion(
+        flow: Any,
+        job_state: JobState,
+        timeout: float | None = None,
+        stability_checks: int = 0,
+        check_interval: float = 0.1,
+        stability_delay: float = 0.0,
+        progress_callback: Progress | None = None,
+    ) -> bool:
+        """Wait until the job has ended.
+
+        Args:
+            flow: the flow it belongs to.
+            job_state: a live state.
+            timeout: seconds; None waits for ever, but not for a paused job.
+            stability_checks, stability_delay: accepted for compatibility; an end is an end here.
+            check_interval: how often ``progress_callback`` is called, seconds.
+            progress_callback: called in this thread with (queue_size, active_count, status).
+
+        Returns:
+            True when the job has ended, False on a timeout, or at once for a paused job without one.
+
+        Raises:
+            ValueError: the job belongs to another flow.
+        """
+        job_state._check_flow(flow)
+        source = job_state._source
+        if not isinstance(source, LiveJob):
+            return job_state.status.is_terminal
+
+        def is_over(view: JobView) -> bool:
+            return view.is_terminal or (timeout is None and view.status == "paused")
+
+        deadline_s = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            step_s = left_s
+            if progress_callback is not None:
+                step_s = check_interval if left_s is None else min(check_interval, left_s)
+            if source.handle.wait(is_over, step_s) or left_s == 0.0 or step_s is None:
+                break
+            if progress_callback is not None:
+                _tell(progress_callback, source.handle.view)
+        view = source.handle.view
+        if progress_callback is not None:
+            _tell(progress_callback, view)
+        return view.is_terminal
+
+    @staticmethod
+    def wait_until_condition(
+        flow: Any,
+        job_state: JobState,
+        condition: Callable[[Any, JobState], bool],
+        timeout: float | None = None,
+        check_interval: float = 0.1,
+    ) -> bool:
+        """Wait until ``condition(flow, job_state)`` is true; False on a timeout or when the job has ended without it."""
+        job_state._check_flow(flow)
+        deadline_s = None if timeout is None else time.monotonic() + timeout
+        while not condition(flow, job_state):
+            source = job_state._source
+            left_s = None if deadline_s is None else deadline_s - time.monotonic()
+            if not isinstance(source, LiveJob) or source.status.is_terminal or (left_s is not None and left_s <= 0):
+                return bool(condition(flow, job_state))
+            version = source.handle.view.version
+            step_s = check_interval if left_s is None else min(check_interval, left_s)
+            source.handle.wait(lambda view, seen=version: view.version != seen, step_s)  # type: ignore[misc]
+        return True
+
+    # -- used by flow and runtime ---------------------------------------------------------------
+
+    def _attach(self, handle: JobHandle, signer: Signer) -> None:
+        """Become live; what was edited while detached is done to the job now."""
+        with self._lock:
+            old = self._source if isinstance(self._source, Document) else Document(metadata=self._source.metadata)
+            self._source = LiveJob(handle, signer, old)
+            for method, arguments in old.edits:
+                getattr(self._source, method)(*arguments)
+
+    def _detach(self) -> None:
+        """Become plain data as of now."""
+        if isinstance(self._source, LiveJob):
+            self._source = self._source.snapshot()
+
+    def _handle(self) -> JobHandle | None:
+        return self._source.handle if isinstance(self._source, LiveJob) else None
+
+    def _check_flow(self, flow: Any) -> None:
+        if self.flow_id != flow.flow_id:
+            raise FlowMismatch(
+                f"JobState flow_id '{self.flow_id}' does not match Flow flow_id '{flow.flow_id}'"
+            )  # fmt: skip
+
+    def _detached(self, what: str) -> Document:
+        if isinstance(self._source, LiveJob):
+            raise UsageError(
+                f"job '{self.job_id}' is live: its {what} cannot be set; use flow.pause, flow.resume or flow.cancel"
+            )
+        return self._source
+
+    def __repr__(self) -> str:
+        return f"JobState[{self.job_id}: {self.status}]"
+
+
+def _tell(callback: Progress, view: JobView) -> None:
+    callback(view.queued + view.waiting, view.running, JobStatus(view.status))

@@ -50,6 +50,10 @@ class Routine(Serializable):
     _config: dict[str, Any]
     _slots: dict[str, Slot]
     _events: dict[str, Event]
+    #: Set when a flow is compiled: connection number -> param_mapping of what feeds this routine.
+    _incoming: dict[int, dict[str, str] | None]
+    #: Set when a flow is compiled: its own error handler, else the flow's.
+    _effective_error_handler: ErrorHandler | None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here, not in __init__: a subclass that forgets super().__init__() still has its slots.

@@ -25,6 +25,8 @@ class Settings:
     checkpoint_dir: str = "./checkpoints"
     #: ``"commit"``: every step is on stable storage before it has effects. ``"none"``: nothing is kept.
     durability: str = "commit"
+    #: The checkpoint directory is used by this machine only: allows file systems without hard links.
+    single_host: bool = False
     #: ``"local"``: worker processes. ``"inline"``: everything in the calling process.
     backend: str = "local"
     #: Worker processes at most, of one runtime; 0 means the number of cores.

@@ -20,6 +20,10 @@ from .stimuli import Emit, StateOp
 from .topology import Topology
 
 
+#: A resumed job runs at least this long, even with nothing left to do (spec/api-details, "Pausing and resuming").
+RESUMED_FOR_NS = 100_000_000
+
+
 def apply(job: Job, record: Record, commit: int = 0, worker: int = -1) -> None:
     """Change ``job`` by ``record``.
 
@@ -38,7 +42,7 @@ def _submitted(job: Job, record: Submitted, commit: int, worker: int) -> None:
     job.status = "running"
     job.created_ns = job.updated_ns = record.time_ns
     job.entry, job.entry_slot, job.entry_batch = record.entry, record.slot, record.batch
-    job.metadata, job.code = record.metadata, record.code
+    job.metadata = record.metadata
     job.is_open = record.batch is None
     if record.batch is not None:
         job.record_count += 1  # "start"
@@ -77,6 +81,7 @@ def _resumed(job: Job, record: Resumed, commit: int, worker: int) -> None:
     job.closing = None
     job.status = "running"
     job.reason = ""
+    job.ends_after_ns = record.time_ns + RESUMED_FOR_NS
 
 
 def _stop_asked(job: Job, record: StopAsked, commit: int, worker: int) -> None:

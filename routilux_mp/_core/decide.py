@@ -257,8 +257,7 @@ def _after(job: Job, now: int) -> Step:
         return
     if job.status != "running":
         return
-    for record in takes_after(job, now):
-        yield record
+    yield from takes_after(job, now)
     for number in [n for n, d in job.dispatches.items() if d.is_held]:
         d = job.dispatches[number]
         if not is_backed_up(job, d.routine) or must_lift(job, now) == d.routine:
@@ -268,7 +267,7 @@ def _after(job: Job, now: int) -> Step:
         record = quiescent_take(job, now)
         if record is not None:
             yield record
-        elif job.is_open:
+        elif job.is_open or now < job.ends_after_ns:
             return
         else:
             yield Ended(now, "completed")

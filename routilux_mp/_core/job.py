@@ -49,8 +49,7 @@ class Group(NamedTuple):
     runs: tuple[Run, ...]
     message: bytes
     commit: int = 0
-
-    count = 1  # type: ignore[assignment]
+    count: int = 1  # type: ignore[assignment]  # always
 
 
 Item = Run | Group
@@ -140,7 +139,6 @@ class Job:
         self.entry_slot = 0
         self.entry_batch: Batch | None = None
         self.metadata = b""
-        self.code: tuple[str, ...] = ()
         self.is_open = False
         self.reason = ""
         self.routines: list[RoutineState] = []
@@ -157,6 +155,8 @@ class Job:
         #: what the job is to become once nothing runs any more: ("paused" | "failed" | "cancelled", reason, since)
         self.closing: tuple[str, str, int] | None = None
         self.activations = 0  # returned so far
+        #: A job that was resumed with nothing left shows as running for a moment: callers look for that.
+        self.ends_after_ns = 0
         # -- volatile ----------------------------------------------------------------------
         self.dispatches: dict[int, Dispatch] = {}
         self.stands = 0

@@ -21,7 +21,7 @@ class Submitted(NamedTuple):
     slot: int
     batch: Batch | None
     metadata: bytes = b""
-    code: tuple[str, ...] = ()
+    code: tuple[bytes, ...] = ()
 
 
 class Completed(NamedTuple):

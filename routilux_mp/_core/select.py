@@ -109,7 +109,7 @@ def _head(job: Job, routine: RoutineState, limit: int, is_ordered: bool) -> tupl
         take = min(item.count, limit - count)
         if take <= 0:
             break
-        items.append(item if take == item.count else item._replace(count=take))  # type: ignore[union-attr]
+        items.append(item if take == item.count else item._replace(count=take))
         count += take
         if isinstance(item, Group):
             break

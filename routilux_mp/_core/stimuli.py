@@ -47,7 +47,7 @@ class Submit(NamedTuple):
     slot: int
     batch: Batch | None  # the entry parameters as one emission; None: open for ``post``
     metadata: bytes = b""
-    code: tuple[str, ...] = ()  # blob names of the code bundle, if it goes by value
+    code: tuple[bytes, ...] = ()  # the signed code bundle
 
 
 class Completion(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def scalar_from_bytes(dtype_text: str, data: bytes) -> Any:
 
 
 def array_from_buffer(
-    dtype_text: str, shape: list[int], by_columns: bool, buffer: bytes | bytearray | memoryview
+    dtype_text: Any, shape: Any, by_columns: Any, buffer: bytes | bytearray | memoryview
 ) -> np.ndarray[Any, Any]:
     """The array over *buffer*, without a copy; writable when the buffer is.
 
@@ -89,7 +89,7 @@ def array_from_buffer(
     dtype = np.dtype(dtype_text)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(buffer):
         raise ValueError("the size of an array does not fit its shape")
-    order = "F" if by_columns else "C"
+    order: Literal["C", "F"] = "F" if by_columns else "C"
     if len(buffer) == 0:
-        return np.zeros(shape, dtype, order)  # numpy refuses an empty buffer
-    return np.ndarray(shape, dtype, buffer, order=order)  # type: ignore[call-overload,no-any-return]
+        return np.zeros(tuple(shape), dtype=dtype, order=order)  # numpy refuses an empty buffer
+    return np.ndarray(tuple(shape), dtype, buffer, order=order)

@@ -1,4 +1,5 @@
-"""The door to MessagePack: messages between our own processes and records of our own log.
+"""The door to MessagePack (the only module that imports ``msgpack``): messages between our own processes and
+records of our own log.
 
 Only plain structures of our own making pass here (tuples, lists, dicts, str, bytes, numbers, None).
 Users' values go through :mod:`values`, which keeps their exact types.
@@ -9,6 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import msgpack
+from msgpack import ExtType, OutOfData, Packer, Timestamp, Unpacker, UnpackException, unpackb
+
+__all__ = [
+    "ExtType", "OutOfData", "Packer", "Timestamp", "UnpackException", "Unpacker", "pack", "unpack", "unpackb"
+]  # fmt: skip
 
 
 def pack(value: Any) -> bytes:

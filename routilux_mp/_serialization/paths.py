@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 #: Tries before the search settles for what it has: it runs only to explain an error.
@@ -63,7 +64,7 @@ def parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (set, frozenset)):
         for item in value:
             yield f"{{{_shortened(repr(item), 60)}}}", item
-    if isinstance(value, type):
+    if isinstance(value, (type, ModuleType)):
         return
     for attribute, item in list(getattr(value, "__dict__", {}).items()):
         yield f".{attribute}", item

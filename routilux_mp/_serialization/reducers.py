@@ -126,7 +126,8 @@ def take_method(method: types.MethodType) -> Reduced:
 def take_skeleton(cls: type) -> Reduced:
     """(maker, arguments) that create *cls* without its content; an Enum whole, since members are made once."""
     if isinstance(cls, enum.EnumMeta):
-        return make_enum, (type(cls), cls.__name__, cls.__bases__, _enum_namespace(cls), getattr(cls, "_boundary_", None))
+        boundary = getattr(cls, "_boundary_", None)
+        return make_enum, (type(cls), cls.__name__, cls.__bases__, _enum_namespace(cls), boundary)
     names = ("__module__", "__qualname__", "__doc__", "__orig_bases__", "__slots__")
     namespace = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
     namespace["__qualname__"] = cls.__qualname__
@@ -164,7 +165,7 @@ def fill_class(cls: type, content: dict[str, Any]) -> None:
 
 
 def _enum_namespace(cls: enum.EnumMeta) -> dict[str, Any]:
-    members = {name: member.value for name, member in cls.__members__.items()}
+    members: dict[str, Any] = {name: member.value for name, member in cls.__members__.items()}  # type: ignore[var-annotated]
     made_by_enum = {"_generate_next_value_", "__new__", "_new_member_", "__new_member__", "__dict__", "__weakref__"}
     namespace = {}
     for name, value in cls.__dict__.items():
@@ -185,15 +186,13 @@ _ENUM_OWN = {
 }  # fmt: skip
 
 
-def make_enum(
-    metaclass: enum.EnumMeta, name: str, bases: tuple[type, ...], namespace: dict[str, Any], boundary: Any
-) -> type:
+def make_enum(metaclass: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any], boundary: Any) -> type:
     """The Enum class with its members and methods."""
     body = metaclass.__prepare__(name, bases)
     for key, value in namespace.items():
         body[key] = value
     keywords = {} if boundary is None else {"boundary": boundary}
-    return metaclass.__new__(metaclass, name, bases, body, **keywords)
+    return metaclass.__new__(metaclass, name, bases, body, **keywords)  # type: ignore[no-any-return]
 
 
 # -- other things -------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class Signer:
     Args:
         keys: raw keys, 32 bytes each (a worker gets them through its pipe). Empty: read from *path*.
         path: the key file, read when the first signature is made or checked.
-        may_create: the first ``sign`` creates a missing key file (for a process whose duty it is to sign).
+        may_create: ``sign`` and ``keys`` create a missing key file (for a process whose duty it is to sign).
     """
 
     __slots__ = ("_by_id", "_keys", "_lock", "_may_create", "path")
@@ -70,13 +70,13 @@ class Signer:
     @property
     def keys(self) -> tuple[bytes, ...]:
         """The raw keys, for a child process that is given them through a pipe. Reads the file."""
+        self._create_when_allowed()
         self._load()
         return self._keys
 
     def sign(self, context: bytes, content: bytes) -> bytes:
         """The signature of *content* (or its digest) at the place that *context* names."""
-        if not self._keys and self._may_create:
-            self.create_if_missing()
+        self._create_when_allowed()
         self._load()
         key = self._keys[0]
         return _key_id(key) + _mac(key, context, content)
@@ -130,6 +130,10 @@ class Signer:
             raise KeyUnavailable(f"the signing key {self.path} cannot be created: {error}; {_CURE}") from error
         return True
 
+    def _create_when_allowed(self) -> None:
+        if self._may_create and not self._keys:
+            self.create_if_missing()
+
     def _where(self) -> str:
         return str(self.path) if self.path is not None else "this process"
 
@@ -144,9 +148,7 @@ class Signer:
                 self._keys = keys
 
 
-_CURE = (
-    "copy the key file from the machine that wrote the checkpoint (mode 0600), or name it in ROUTILUX_MP_KEY_FILE"
-)
+_CURE = "copy the key file from the machine that wrote the checkpoint (mode 0600), or name it in ROUTILUX_MP_KEY_FILE"
 
 
 def _read_keys(path: Path) -> tuple[bytes, ...]:

@@ -1,4 +1,4 @@
-"""Plain values as MessagePack and back, exactly (the only module that imports ``msgpack``).
+"""Plain values as MessagePack and back, exactly.
 
 Plain are None, bool, int of any size, float, str, bytes, bytearray, list, tuple, dict, set, frozenset,
 complex, date, time, datetime (naive, or with a fixed offset), timedelta, and numpy arrays and scalars of
@@ -19,11 +19,9 @@ from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from typing import Any, Final
 
-import msgpack
-from msgpack import ExtType, Packer, Timestamp, Unpacker
-
 from ..errors import CheckpointDamaged
 from . import arrays
+from .packing import ExtType, OutOfData, Packer, Timestamp, Unpacker, UnpackException, unpackb
 
 #: The packer's own limit on nesting, told in errors.
 DEPTH_MAX: Final = 510
@@ -157,7 +155,7 @@ class Decoder:
             CheckpointDamaged: the bytes are not what an encoder wrote.
         """
         try:
-            value = msgpack.unpackb(packed, **self._options)
+            value = unpackb(packed, **self._options)
         except _DAMAGE as error:
             raise _damaged(error) from None
         self._check_marks()
@@ -194,7 +192,7 @@ class Decoder:
         if code == _OBJECT and self._find_object is not None:
             return self._find_object(*_OBJECT_FORM.unpack(data))
         if code == _ARRAY_BESIDE and self._beside is not None:
-            dtype, shape, by_columns, offset, size = msgpack.unpackb(data)
+            dtype, shape, by_columns, offset, size = unpackb(data)
             return arrays.array_from_buffer(dtype, shape, by_columns, self._beside.take(offset, size))
         return _plain_extension(code, data)
 
@@ -208,7 +206,7 @@ class Decoder:
 def unpack_simple(packed: bytes | memoryview) -> Any:
     """As ``Decoder.unpack`` for values without marks, buffers and objects: the quick way."""
     try:
-        return msgpack.unpackb(packed, ext_hook=_plain_extension, **_READING)
+        return unpackb(packed, ext_hook=_plain_extension, **_READING)
     except _DAMAGE as error:
         raise _damaged(error) from None
 
@@ -233,7 +231,7 @@ _MARKS: Final = {_TUPLE: _Mark(tuple), _SET: _Mark(set), _FROZENSET: _Mark(froze
 _READING: Final[dict[str, Any]] = {"strict_map_key": False, "unicode_errors": "surrogatepass"}
 #: All that reading plain data can raise: no code of the user's runs here.
 _DAMAGE: Final = (
-    ValueError, TypeError, OverflowError, struct.error, MemoryError, msgpack.OutOfData, msgpack.UnpackException
+    ValueError, TypeError, OverflowError, struct.error, MemoryError, OutOfData, UnpackException
 )  # fmt: skip
 
 
@@ -326,18 +324,19 @@ _RULES: Final[dict[type, Callable[[Any], Any]]] = {
 
 
 def _read_datetime(data: bytes) -> datetime:
-    *clock, fold = _TIME_FORM.unpack_from(data, _DATE_FORM.size)
+    hour, minute, second, microsecond, fold = _TIME_FORM.unpack_from(data, _DATE_FORM.size)
     zone = _unpack_zone(data[_DATE_FORM.size + _TIME_FORM.size :])
-    return datetime(*_DATE_FORM.unpack_from(data), *clock, zone, fold=fold)
+    year, month, day = _DATE_FORM.unpack_from(data)
+    return datetime(year, month, day, hour, minute, second, microsecond, zone, fold=fold)
 
 
 def _read_time(data: bytes) -> time:
-    *clock, fold = _TIME_FORM.unpack_from(data)
-    return time(*clock, _unpack_zone(data[_TIME_FORM.size :]), fold=fold)
+    hour, minute, second, microsecond, fold = _TIME_FORM.unpack_from(data)
+    return time(hour, minute, second, microsecond, _unpack_zone(data[_TIME_FORM.size :]), fold=fold)
 
 
 def _read_array(data: bytes) -> Any:
-    dtype, shape, by_columns, content = msgpack.unpackb(data)
+    dtype, shape, by_columns, content = unpackb(data)
     return arrays.array_from_buffer(dtype, shape, by_columns, bytearray(content))
 
 
@@ -351,7 +350,7 @@ _READERS: Final[dict[int, Callable[[bytes], Any]]] = {
     _COMPLEX: lambda data: complex(*_COMPLEX_FORM.unpack(data)),
     _BYTEARRAY: bytearray,
     _ARRAY: _read_array,
-    _NUMPY_SCALAR: lambda data: arrays.scalar_from_bytes(*msgpack.unpackb(data)),
+    _NUMPY_SCALAR: lambda data: arrays.scalar_from_bytes(*unpackb(data)),
 }
 
 

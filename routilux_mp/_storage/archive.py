@@ -83,7 +83,9 @@ class Archive:
     def _file(self, at: int, number: int) -> CheckpointFile:
         start, end = self._ends[number - 1], self._ends[number]
         if not 0 <= end - start <= COMMIT_FILE_BYTES_MAX:
-            raise CheckpointDamaged(f"{self.where} is damaged: its index says that file {number} has {end - start} bytes")
+            raise CheckpointDamaged(
+                f"{self.where} is damaged: its index says that file {number} has {end - start} bytes"
+            )
         where = f"{self.where} (file {number})"
         file = frames.decode(self._range(at, HEADER_BYTES + start, end - start), where)
         if (file.header.epoch, file.header.number) != (self.header.epoch, number):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from ..errors import CheckpointDamaged, StorageError, UsageError
-from .files import FileSystem, RealFiles
+from .files import FileSystem, RealFiles, let_go
 from .layout import BLOBS, check_blob_name, epoch_name
 from .place import Place
 from .put import blocked
@@ -44,9 +44,9 @@ def make_dir(place: Place, epoch: int) -> str:
     with blocked(where):
         job = place.open_plainly()
     try:
-        place.fs.close(place.root.putter.make_dirs(job, (BLOBS, epoch_name(epoch)), where=where))
+        let_go(place.fs, place.root.putter.make_dirs(job, (BLOBS, epoch_name(epoch)), where=where))
     finally:
-        place.fs.close(job)
+        let_go(place.fs, job)
     return where
 
 
@@ -83,7 +83,7 @@ def put_blob_file(blob_dir: str, name: str, chunks: Iterable[bytes], fs: FileSys
             fs.close(handle)
             fs.fsync(at)
         finally:
-            fs.close(at)
+            let_go(fs, at)
     return BlobRef(full_name, size, digest)
 
 
@@ -112,7 +112,7 @@ def map_blob(path: str, expected: BlobRef | None = None, fs: FileSystem | None =
         try:
             whole = fs.map(name, at)
         finally:
-            fs.close(at)
+            let_go(fs, at)
     except FileNotFoundError:
         raise CheckpointDamaged(f"the blob {path} is missing") from None
     except OSError as error:

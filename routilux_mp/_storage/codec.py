@@ -29,7 +29,7 @@ def encode_record(record: Durable) -> bytes:
     fields: Any = record
     if kind is Completed:
         emits = [[event, batch.count, batch.data] for event, batch in record.emits]  # type: ignore[union-attr]
-        fields = (record[0], record[1], record[2], emits, *record[4:])
+        fields = (*fields[:3], emits, *fields[4:])
     elif kind is Submitted or kind is Posted:
         fields = [[f.count, f.data] if isinstance(f, Batch) else f for f in record]
     return pack((TAGS[kind], *fields))
@@ -44,7 +44,7 @@ def decode_record(data: bytes, place: tuple[int, int, int] | None = None) -> Dur
     """
     try:
         tag, *fields = unpack(data)
-        kind = _KINDS.get(tag)
+        kind: Any = _KINDS.get(tag)
         if kind is None:
             raise CheckpointFormat(f"a record of kind {tag!r} is not known to this version; use a newer routilux_mp")
         known = fields[: len(kind._fields)]
@@ -61,7 +61,7 @@ def _place(place: tuple[int, int, int] | None, number: int) -> Ref | None:
 
 def _submitted(f: list[Any], place: tuple[int, int, int] | None) -> Submitted:
     batch = None if f[5] is None else Batch(f[5][0], f[5][1], _place(place, 0))
-    return Submitted(*f[:5], batch, *f[6:])
+    return Submitted(f[0], f[1], f[2], f[3], f[4], batch, *f[6:])
 
 
 def _posted(f: list[Any], place: tuple[int, int, int] | None) -> Posted:
@@ -74,7 +74,7 @@ def _completed(f: list[Any], place: tuple[int, int, int] | None) -> Completed:
 
 
 def _failed(f: list[Any], place: tuple[int, int, int] | None) -> Failed:
-    return Failed(*f[:5], Failure(*f[5]), *f[6:])
+    return Failed(f[0], f[1], f[2], f[3], f[4], Failure(*f[5]), *f[6:])
 
 
 _BUILD: dict[type, Any] = {Submitted: _submitted, Posted: _posted, Completed: _completed, Failed: _failed}
@@ -100,10 +100,9 @@ def encode_snapshot(job: Job) -> bytes:
             "v": 1,
             "topology": job.topology.to_plain(),
             "status": job.status,
-            "times": (job.created_ns, job.updated_ns),
+            "times": (job.created_ns, job.updated_ns, job.ends_after_ns),
             "entry": (job.entry, job.entry_slot, None if job.entry_batch is None else _batch_out(job.entry_batch)),
             "metadata": job.metadata,
-            "code": job.code,
             "is_open": job.is_open,
             "reason": job.reason,
             "framework": job.framework,
@@ -125,8 +124,8 @@ def decode_snapshot(data: bytes, job: Job) -> None:
         if s["v"] != 1:
             raise CheckpointFormat(f"snapshot of format {s['v']!r}; use a newer routilux_mp")
         job.topology = Topology.from_plain(s["topology"])
-        job.status, job.metadata, job.code, job.is_open = s["status"], s["metadata"], s["code"], s["is_open"]
-        job.created_ns, job.updated_ns = s["times"]
+        job.status, job.metadata, job.is_open = s["status"], s["metadata"], s["is_open"]
+        job.created_ns, job.updated_ns, job.ends_after_ns = s["times"]
         job.entry, job.entry_slot, entry = s["entry"]
         job.entry_batch = None if entry is None else _batch_in(entry)
         job.reason, job.framework = s["reason"], s["framework"]
@@ -197,7 +196,7 @@ def _item_out(item: Item) -> tuple[Any, ...]:
 
 def _item_in(data: Any) -> Item:
     if len(data) == 3:
-        return Group(data[0], tuple(_item_in(run) for run in data[1]), data[2])  # type: ignore[misc]
+        return Group(data[0], tuple(_item_in(run) for run in data[1]), data[2])  # type: ignore[arg-type]
     seq, slot, connection, start, count, batch = data
     return Run(seq, slot, connection, _batch_in(batch), start, count)
 

@@ -9,6 +9,7 @@ process, and only when they are regular files; directories are 0700 and files 06
 from __future__ import annotations
 
 import errno
+import logging
 import mmap
 import os
 import stat
@@ -16,6 +17,8 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 from .layout import LISTING_COUNT_MAX
+
+_log = logging.getLogger(__name__)
 
 _DIR_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 _CREATE_FLAGS = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -76,11 +79,17 @@ class RealFiles:
     def open_root(self, path: str, *, create: bool) -> int:
         """The checkpoint root; the operator named it, so it may be reached through symbolic links."""
         if create and not os.path.isdir(path):
-            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            parent = os.path.dirname(os.path.abspath(path))
+            os.makedirs(parent, exist_ok=True)
             try:
                 os.mkdir(path, 0o700)
             except FileExistsError:
                 pass  # another process made it at the same moment; opening it tells whether it is a directory
+            above = os.open(parent, _DIR_FLAGS)
+            try:
+                os.fsync(above)
+            finally:
+                os.close(above)
         return os.open(path, _DIR_FLAGS)
 
     def open_dir(self, name: str, at: int) -> int:
@@ -197,6 +206,14 @@ class RealFiles:
             return memoryview(mmap.mmap(handle, size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
         finally:
             os.close(handle)
+
+
+def let_go(fs: FileSystem, directory: int) -> None:
+    """Close a directory. It was only read or fsynced, so a failure loses nothing and hides no other error."""
+    try:
+        fs.close(directory)
+    except OSError as error:
+        _log.debug("directory not closed", extra={"error": str(error)})
 
 
 def _regular_size(handle: int, name: str) -> int:

@@ -67,7 +67,4 @@ class Slot:
     def drop(self) -> None:
         handle, self._handle = self._handle, None
         if handle is not None:
-            try:
-                self._close(handle)
-            except OSError:
-                pass  # a directory that was only read and fsynced: there is nothing left to lose
+            self._close(handle)

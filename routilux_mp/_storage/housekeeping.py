@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import closing
 
 from ..errors import CheckpointDamaged, OutcomeUnknown, StorageError
 from . import archive, frames, snapshots
+from .files import let_go
 from .frames import SEAL
 from .layout import (
     ARCHIVE,
@@ -31,7 +31,7 @@ from .layout import (
 )
 from .place import Place
 from .put import outcome_unknown
-from .replay import LogReader, is_end_of
+from .reader import LogReader, is_end_of
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class Housekeeper:
         # What was checked once is not checked again: all of it is immutable.
         self._usable: set[int] = set()
         self._collected: set[int] = set()
+        self._distrusts_disk = False
 
     def epoch_began(self, epoch: int, open_digest: bytes, snapshot: bytes | None = None) -> None:
         """Our OPEN of `epoch` stands; `snapshot` is the state at its start."""
@@ -70,10 +71,16 @@ class Housekeeper:
     def run(self) -> None:
         """One round. Trouble is logged and met again in the next round."""
         with self._running:
+            if self._distrusts_disk:
+                return
             try:
                 self._put_snapshot()
                 self._archive()
                 self._collect()
+            except OutcomeUnknown as error:
+                # After a failed fsync a later one may report success for what is lost: delete nothing any more.
+                self._distrusts_disk = True
+                _log.error("housekeeping given up", extra={"job": self._place.job_id, "error": str(error)})
             except (StorageError, OSError) as error:
                 _log.warning("housekeeping put off", extra={"job": self._place.job_id, "error": str(error)})
 
@@ -83,15 +90,7 @@ class Housekeeper:
         if pending is None:
             return
         epoch, raw = pending
-        try:
-            self._put(SNAPSHOTS, epoch_name(epoch), (raw,))
-        except OutcomeUnknown:
-            # Not tried again under this name; the next roll brings a newer one.
-            self._forget(pending)
-            raise
-        self._forget(pending)
-
-    def _forget(self, pending: tuple[int, bytes]) -> None:
+        self._put(SNAPSHOTS, epoch_name(epoch), (raw,))
         with self._lock:
             if self._pending is pending:
                 self._pending = None
@@ -176,9 +175,8 @@ class Housekeeper:
         try:
             following = reader.file(epoch + 1, 1)
             last = None
-            with closing(reader.archive(epoch).files()) as files:
-                for last in files:
-                    pass
+            for file in reader.archive(epoch).files():
+                last = file
             return following is not None and is_end_of(last, following)
         except (FileNotFoundError, CheckpointDamaged):
             return False
@@ -222,4 +220,4 @@ class Housekeeper:
         try:
             place.root.putter.put(tmp, at, name, tuple(data), where=where)
         finally:
-            place.fs.close(at)
+            let_go(place.fs, at)

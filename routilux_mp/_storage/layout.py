@@ -46,7 +46,7 @@ def is_job_id(text: str) -> bool:
 
 def check_job_id(text: str) -> str:
     """`text`, or UsageError: the id becomes a directory name on every file system there is."""
-    if not isinstance(text, str) or not is_job_id(text):
+    if not is_job_id(text):
         raise UsageError(
             f"job id {text!r} cannot be used: 1 to 64 letters, digits, '.', '_', '-', "
             f"the first a letter or digit, and not 'tmp'"

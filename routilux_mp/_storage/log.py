@@ -10,19 +10,21 @@ outcome unknown, or shows another owner, ends the tenure for good.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Literal
 
 from ..errors import CheckpointDamaged, Fenced, LeaseError, OutcomeUnknown, StorageBlocked, StorageError, UsageError
 from . import blobs, frames, views
+from .files import let_go
 from .frames import COMMIT, OPEN, SEAL, Frame
 from .handles import Handles
 from .housekeeping import Housekeeper
-from .layout import COMMIT_FILE_BYTES_MAX, EPOCHS, TMP, commit_name, epoch_name
+from .layout import COMMIT_FILE_BYTES_MAX, EPOCHS, FLOW_VIEW, STATE_VIEW, TMP, commit_name, epoch_name
 from .owner import OwnerInfo
 from .place import Place
 from .put import blocked
-from .replay import LogReader, LogRef
+from .reader import LogReader, LogRef
 from .replay_cost import ReplayCost
 
 SealReason = Literal["roll", "handover", "takeover", "ended"]
@@ -31,7 +33,9 @@ SealReason = Literal["roll", "handover", "takeover", "ended"]
 class Writer:
     """What all tenures of a store share: who writes, and what it measured."""
 
-    def __init__(self, owner: bytes, info: OwnerInfo, random: Callable[[int], bytes], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, owner: bytes, info: OwnerInfo, random: Callable[[int], bytes], clock: Callable[[], float]
+    ) -> None:
         self.owner = owner
         self.info = info
         self.clock = clock
@@ -53,7 +57,9 @@ class Writer:
         document = {"reason": reason, "host": self.info.host, "pid": self.info.pid, "token": self.info.token}
         return self.file(SEAL, epoch, number, digest, [frames.encode_document(document)])
 
-    def file(self, kind: int, epoch: int, number: int, predecessor: bytes, data: Sequence[Frame]) -> tuple[bytes, bytes]:
+    def file(
+        self, kind: int, epoch: int, number: int, predecessor: bytes, data: Sequence[Frame]
+    ) -> tuple[bytes, bytes]:
         return frames.encode(
             kind, epoch, number, owner=self.owner, nonce=self.nonce(), predecessor=predecessor, frames=data
         )
@@ -62,7 +68,9 @@ class Writer:
 class Tenure:
     """The right to commit in one epoch of one job."""
 
-    def __init__(self, place: Place, writer: Writer, *, epoch: int, digest: bytes, made: tuple[int, int] = (0, 0)) -> None:
+    def __init__(
+        self, place: Place, writer: Writer, *, epoch: int, digest: bytes, made: tuple[int, int] = (0, 0)
+    ) -> None:
         """OPEN of `epoch`, with `digest`, is ours; `made`: files and bytes that replay has to read already."""
         self.job_id = place.job_id
         self.epoch = epoch
@@ -70,17 +78,21 @@ class Tenure:
         self.number = 1
         self._place = place
         self._writer = writer
+        # SHA-256 of the file that the next one follows.
         self._digest = digest
         self._ended: StorageError | LeaseError | None = None
         # Set between SEAL and OPEN of a roll: the snapshot that goes with the epoch to open.
         self._rolling: bytes | None = None
         self._replay_files, self._replay_bytes = made
         self._rolled_at = writer.clock()
+        self._blob_dir: tuple[int, str] | None = None
         self._reader = LogReader(place)
         self._reading = threading.Lock()
         self._keeper = Housekeeper(place, writer.owner, writer.nonce)
         self._keeper.epoch_began(epoch, digest)
-        self._handle = writer.handles.slot(lambda: place.open_plainly(EPOCHS, epoch_name(self.epoch)), place.fs.close)
+        self._handle = writer.handles.slot(
+            lambda: place.open_plainly(EPOCHS, epoch_name(self.epoch)), partial(let_go, place.fs)
+        )
 
     def next_position(self) -> tuple[int, int]:
         """(epoch, number) of the file that the next `commit` puts."""
@@ -99,7 +111,9 @@ class Tenure:
             self._open_next()
         raw, digest = self._writer.file(COMMIT, self.epoch, self.number + 1, self._digest, data)
         if len(raw) > COMMIT_FILE_BYTES_MAX:
-            raise UsageError(f"a commit of {len(raw)} bytes is more than {COMMIT_FILE_BYTES_MAX}; put large data into blobs")
+            raise UsageError(
+                f"a commit of {len(raw)} bytes is more than {COMMIT_FILE_BYTES_MAX}; put large data into blobs"
+            )
         self._put(raw, digest)
 
     def should_roll(self, snapshot_bytes_estimate: int) -> bool:
@@ -146,10 +160,14 @@ class Tenure:
         """No later state names these blobs: they are deleted once no kept snapshot does either."""
         self._keeper.release((self.epoch, name) for name in names)
 
+    def inherit(self, released: Iterable[tuple[int, str]]) -> None:
+        """Blobs that earlier owners released and did not live to delete."""
+        self._keeper.release(released)
+
     def write_views(self, flow_doc: bytes | None, state_doc: bytes, position: tuple[int, int] | None = None) -> None:
         """Replace `flow.json` (unless None) and `job_state.json`, which show the job at `position`."""
         at = position or (self.epoch, self.number)
-        documents = {views.STATE_VIEW: state_doc} | ({views.FLOW_VIEW: flow_doc} if flow_doc is not None else {})
+        documents = {STATE_VIEW: state_doc} | ({FLOW_VIEW: flow_doc} if flow_doc is not None else {})
         views.write(self._place, documents, at)
 
     def read(self, ref: LogRef) -> bytes:
@@ -159,7 +177,9 @@ class Tenure:
 
     def blob_dir(self) -> str:
         """Where workers put blobs in this epoch; made, durably, when it is asked for."""
-        return blobs.make_dir(self._place, self.epoch)
+        if self._blob_dir is None or self._blob_dir[0] != self.epoch:
+            self._blob_dir = (self.epoch, blobs.make_dir(self._place, self.epoch))
+        return self._blob_dir[1]
 
     def put_blob(self, name: str, chunks: Iterable[bytes]) -> blobs.BlobRef:
         """A blob put by the supervisor itself."""
@@ -220,7 +240,9 @@ class Tenure:
             who = f"pid {document.get('pid')} on {document.get('host')!r} ({document.get('reason')})"
         except (OSError, CheckpointDamaged, IndexError):
             pass  # only the message suffers
-        return Fenced(f"job '{self.job_id}' was taken over by {who}; nothing more can be committed in epoch {self.epoch}")
+        return Fenced(
+            f"job '{self.job_id}' was taken over by {who}; nothing more can be committed in epoch {self.epoch}"
+        )
 
     def _ends_tenure(self) -> _EndsTenure:
         return _EndsTenure(self)
@@ -254,11 +276,9 @@ def put_open(place: Place, writer: Writer, epoch: int, files: int, seal_digest: 
     try:
         at = place.root.putter.make_dirs(job, (EPOCHS, epoch_name(epoch)), where=where)
     finally:
-        place.fs.close(job)
+        let_go(place.fs, job)
     try:
         stands = place.root.putter.put(tmp, at, commit_name(1), (raw,), where=where)
     finally:
-        place.fs.close(at)
+        let_go(place.fs, at)
     return digest if stands else None
-
-

@@ -55,7 +55,11 @@ class OwnerInfo:
         return cls(**values)
 
 
-_KINDS: Mapping[str, tuple[Any, tuple[type, ...]]] = {"str": ("", (str,)), "int": (0, (int,)), "float": (0.0, (int, float))}
+_KINDS: Mapping[str, tuple[Any, tuple[type, ...]]] = {
+    "str": ("", (str,)),
+    "int": (0, (int,)),
+    "float": (0.0, (int, float)),
+}
 
 
 def this_process(token: bytes, lease_s: float) -> OwnerInfo:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import CheckpointDamaged, StorageError, UnknownName
-from .files import FileSystem, FileTooLarge, NotARegularFile
+from .files import FileSystem, FileTooLarge, NotARegularFile, let_go
 from .put import Putter
 
 
@@ -41,7 +41,7 @@ class Root:
     def close(self) -> None:
         with self._lock:
             while self._handles:
-                self.fs.close(self._handles.popitem()[1])
+                let_go(self.fs, self._handles.popitem()[1])
 
 
 class Place:
@@ -67,7 +67,7 @@ class Place:
         try:
             yield handle
         finally:
-            self.fs.close(handle)
+            let_go(self.fs, handle)
 
     def open(self, *names: str) -> int:
         """As `dir`, for the caller to close; errors are named, absence is passed on."""
@@ -90,21 +90,13 @@ class Place:
             for name in (self.job_id, *names):
                 child = self.fs.open_dir(name, handle)
                 if owned:
-                    self.fs.close(handle)
+                    let_go(self.fs, handle)
                 handle, owned = child, True
         except OSError:
             if owned:
-                self.fs.close(handle)
+                let_go(self.fs, handle)
             raise
         return handle
-
-    def exists(self) -> bool:
-        """Whether the job's directory can be opened (a hint, as every look at absence is)."""
-        try:
-            self.fs.close(self.open())
-        except FileNotFoundError:
-            return False
-        return True
 
     def read(self, at: int, name: str, limit_bytes: int, *folders: str) -> bytes:
         """A whole file; FileNotFoundError is passed on, everything else is named."""

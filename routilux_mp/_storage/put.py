@@ -16,16 +16,18 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from itertools import count
-from typing import Iterator
+from typing import TypeVar
 
 from ..errors import MultiHostUnsupported, OutcomeUnknown, StorageBlocked, StorageError
-from .files import FileSystem
+from .files import FileSystem, let_go
 from .frames import HEADER_BYTES
 from .layout import SMALL_FILE_BYTES_MAX
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ class Putter:
             self._drop(handle, private, tmp)
         return True
 
-    def read_standing(self, at: int, name: str, read: Callable[[], bytes]) -> bytes:
+    def read_standing(self, at: int, read: Callable[[], T]) -> T:
         """A file that must be there because `link` said so (rule 6): look again until it is seen."""
         for wait_s in LOOK_AGAIN_S:
             try:
@@ -126,15 +128,19 @@ class Putter:
 
     def _is_ours(self, at: int, name: str, data: Sequence[bytes]) -> bool:
         mine = data[0][:HEADER_BYTES]
-        there = self.read_standing(at, name, lambda: self.fs.read_range(name, at, 0, len(mine)))
+        there = self.read_standing(at, lambda: self.fs.read_range(name, at, 0, len(mine)))
         return there == mine
 
     def _drop(self, handle: int, private: str, tmp: int) -> None:
-        for undo in (lambda: self.fs.close(handle), lambda: private and self.fs.unlink(private, tmp)):
+        try:
+            self.fs.close(handle)
+        except OSError as error:
+            _log.debug("private file not closed", extra={"file": private, "error": str(error)})
+        if private:
             try:
-                undo()
+                self.fs.unlink(private, tmp)
             except OSError as error:
-                _log.debug("private file not cleaned up", extra={"file": private, "error": str(error)})
+                _log.debug("private file not removed", extra={"file": private, "error": str(error)})
 
     def make_dirs(self, at: int, names: Sequence[str], *, where: str) -> int:
         """Open the directory `names` below `at`, made where missing, each durable in its parent."""
@@ -149,14 +155,14 @@ class Putter:
                     with outcome_unknown(where):
                         self.fs.fsync(handle)
                 except OutcomeUnknown:
-                    self.fs.close(child)
+                    let_go(self.fs, child)
                     raise
                 if handle != at:
-                    self.fs.close(handle)
+                    let_go(self.fs, handle)
                 handle = child
         except StorageError:
             if handle != at:
-                self.fs.close(handle)
+                let_go(self.fs, handle)
             raise
         return handle
 

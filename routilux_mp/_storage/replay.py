@@ -1,235 +1,28 @@
-"""Reading a job: the walk over its commit files, and the immutable reading that comes of it.
+"""What replay starts from: the newest usable snapshot and everything committed after it.
 
-Nothing here writes. The rules it owns: (6) absence ends a walk but decides nothing; (7) checksum,
-hash chain and each OPEN's record of the epoch before it are checked, damage falls back to the
-archive or to an older snapshot only when that reaches the same position, and nothing is dropped
-silently, least of all a hole in the middle of an epoch.
+Nothing here writes, and nothing here knows what the frames mean. The rule it owns (7): a damaged
+snapshot falls back to the next older one, and the log must reach as far as the newest snapshot and
+the newest archive show that it went; otherwise the job is CheckpointDamaged.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from ..errors import CheckpointDamaged, StorageError
-from . import frames, snapshots
-from .archive import Archive
-from .frames import COMMIT, KIND_NAMES, NO_PREDECESSOR, OPEN, SEAL, CheckpointFile
-from .layout import COMMIT_FILE_BYTES_MAX, EPOCHS, commit_name, epoch_name, parse_commit, parse_epoch
+from . import snapshots
+from .frames import COMMIT, NO_PREDECESSOR, OPEN, SEAL, CheckpointFile
+from .layout import ARCHIVE, EPOCHS, SNAPSHOTS, parse_epoch
 from .owner import OwnerInfo
 from .place import Place
 from .put import LOOK_AGAIN_S
+from .reader import LogReader, LogRef, Walk, document_of
+
+__all__ = ["JobLog", "LogRef", "read_job"]
 
 _log = logging.getLogger(__name__)
-_HOLE_LOOKS = 8
-
-
-class LogRef(NamedTuple):
-    """Where the bytes of a frame are; it stays true when the epoch is archived."""
-
-    epoch: int
-    commit: int
-    frame: int
-
-
-@dataclass
-class Walk:
-    """The commit files from some point to the end of the log, in order."""
-
-    files: list[CheckpointFile] = field(default_factory=list)
-
-    @property
-    def last(self) -> CheckpointFile | None:
-        return self.files[-1] if self.files else None
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(file.size_bytes for file in self.files)
-
-
-class LogReader:
-    """Reads one job's commit files, wherever they are by now."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self._epochs = place.where(EPOCHS)
-        self._archives: dict[int, Archive] = {}
-        self._recent: CheckpointFile | None = None
-
-    def walk(self, epoch: int, number: int = 1, digest: bytes | None = None) -> Walk:
-        """Everything from file `number` of `epoch` on; `digest` is that of the file before, None to trust it.
-
-        Raises:
-            CheckpointDamaged: the log cannot be read to its end.
-        """
-        walk = Walk()
-        while True:
-            trouble: CheckpointDamaged | None = None
-            part: list[CheckpointFile] = []
-            try:
-                self._read_epoch(part, epoch, number, digest)
-            except CheckpointDamaged as error:
-                trouble = error
-            following = self.file(epoch + 1, 1)
-            if following is None:
-                if trouble is not None:
-                    raise trouble
-                self._check_no_hole(part, epoch, number, digest)
-                walk.files += part
-                return walk
-            if trouble is not None or not is_end_of(part[-1] if part else None, following):
-                # Its files were collected, or one of them is damaged: the archive holds them all.
-                part = self._from_archive(epoch, number, digest, following, trouble)
-            walk.files += part
-            digest = part[-1].digest if part else digest
-            epoch, number = epoch + 1, 1
-
-    def file(self, epoch: int, number: int) -> CheckpointFile | None:
-        """One commit file of the directory, else of the archive when it is damaged; None when not there."""
-        try:
-            with self.place.dir(EPOCHS, epoch_name(epoch)) as at:
-                return self._read_file(at, epoch, number)
-        except FileNotFoundError:
-            return None
-        except CheckpointDamaged as error:
-            try:
-                return self.archive(epoch).file(number)
-            except (FileNotFoundError, CheckpointDamaged):
-                raise error from None
-
-    def archive(self, epoch: int) -> Archive:
-        """The archive of `epoch`; FileNotFoundError when there is none."""
-        found = self._archives.get(epoch)
-        if found is None:
-            found = self._archives[epoch] = Archive(self.place, epoch)
-        return found
-
-    def epoch_files(self, epoch: int) -> Iterator[CheckpointFile]:
-        """An ended epoch, lazily: from its archive, else from its directory."""
-        try:
-            archive = self.archive(epoch)
-        except FileNotFoundError:
-            part: list[CheckpointFile] = []
-            self._read_epoch(part, epoch, 1, None)
-            following = self.file(epoch + 1, 1)
-            if following is None or not is_end_of(part[-1] if part else None, following):
-                raise CheckpointDamaged(
-                    f"{self.place.where(EPOCHS, epoch_name(epoch))} is damaged: files are missing and there is no archive"
-                ) from None
-            yield from part
-        else:
-            yield from archive.files()
-
-    def frame(self, ref: LogRef) -> bytes:
-        """The bytes of one frame.
-
-        Raises:
-            CheckpointDamaged: neither the commit file nor the archive has it.
-        """
-        epoch, number, index = ref
-        file = self._recent
-        if file is None or (file.header.epoch, file.header.number) != (epoch, number):
-            file = self._find(epoch, number)
-            self._recent = file
-        if file.header.kind != COMMIT or not 0 <= index < len(file.frames):
-            raise CheckpointDamaged(f"{self._where(epoch, number)} has no frame {index}, which the log refers to")
-        return file.frames[index]
-
-    def _find(self, epoch: int, number: int) -> CheckpointFile:
-        file = None
-        try:
-            file = self.file(epoch, number)
-        except CheckpointDamaged:
-            pass  # the archive may have it; when it has not, that is what is reported
-        if file is not None and file.header.kind == COMMIT:
-            return file
-        # A sealer that slept through a collection may have put a SEAL where a COMMIT was: the archive knows.
-        try:
-            return self.archive(epoch).file(number)
-        except FileNotFoundError:
-            where = self._where(epoch, number)
-            raise CheckpointDamaged(f"{where} is missing or damaged, and there is no archive of its epoch") from None
-
-    def _read_epoch(self, part: list[CheckpointFile], epoch: int, number: int, digest: bytes | None) -> None:
-        """Append what the directory holds from `number` on, up to the SEAL or the first absence."""
-        try:
-            handle = self.place.open(EPOCHS, epoch_name(epoch))
-        except FileNotFoundError:
-            return
-        try:
-            while True:
-                file = self._read_file(handle, epoch, number)
-                if digest is not None and file.header.predecessor != digest:
-                    raise CheckpointDamaged(f"{self._where(epoch, number)} is damaged: it does not follow the file before it")
-                part.append(file)
-                if file.header.kind == SEAL:
-                    return
-                digest = file.digest
-                number += 1
-        except FileNotFoundError:
-            return
-        finally:
-            self.place.fs.close(handle)
-
-    def _read_file(self, at: int, epoch: int, number: int) -> CheckpointFile:
-        name = commit_name(number)
-        try:
-            raw = self.place.fs.read(name, at, COMMIT_FILE_BYTES_MAX)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise self.place.unreadable(error, EPOCHS, epoch_name(epoch), name) from error
-        file = frames.decode(raw, f"{self._epochs}/{epoch_name(epoch)}/{name}")
-        header = file.header
-        if header.epoch != epoch or header.number != number or (header.kind == OPEN) != (number == 1):
-            raise CheckpointDamaged(
-                f"{self._where(epoch, number)} is damaged: it is {KIND_NAMES.get(header.kind, header.kind)} "
-                f"{header.number} of epoch {header.epoch}"
-            )
-        return file
-
-    def _from_archive(
-        self, epoch: int, number: int, digest: bytes | None, following: CheckpointFile, trouble: CheckpointDamaged | None
-    ) -> list[CheckpointFile]:
-        try:
-            part = list(self.archive(epoch).files())
-        except FileNotFoundError:
-            raise trouble or CheckpointDamaged(
-                f"{self.place.where(EPOCHS, epoch_name(epoch))} is damaged: files are missing and there is no archive"
-            ) from None
-        if not is_end_of(part[-1], following):
-            raise trouble or CheckpointDamaged(
-                f"{self.place.where(EPOCHS, epoch_name(epoch + 1))}: its OPEN does not name the epoch before it"
-            )
-        if digest is not None and (part[number - 2].digest if number > 1 else part[0].header.predecessor) != digest:
-            raise CheckpointDamaged(f"{self._where(epoch, number)} is damaged: the archive does not follow what came before")
-        return part[number - 1 :]
-
-    def _check_no_hole(self, part: list[CheckpointFile], epoch: int, number: int, digest: bytes | None) -> None:
-        """The log ends here: nothing later may be there. (What is seen is there, even if absence proves nothing.)"""
-        for wait_s in LOOK_AGAIN_S[:_HOLE_LOOKS]:
-            last = part[-1] if part else None
-            at = last.header.number if last is not None else number - 1
-            is_sealed = last is not None and last.header.kind == SEAL
-            beyond = [e for e in map(parse_epoch, self.place.names(EPOCHS)) if e is not None and e > epoch]
-            opened = next((e for e in beyond if self.file(e, 1) is not None), None)
-            if is_sealed and opened in (None, epoch + 1):
-                return  # its own roll or another's take-over goes on; this reading ends at the SEAL
-            later = [n for n in map(parse_commit, self.place.names(EPOCHS, epoch_name(epoch))) if n is not None and n > at]
-            if not is_sealed and not later and opened is None:
-                return
-            self.place.root.putter.sleep(wait_s)
-            if not is_sealed:
-                self._read_epoch(part, epoch, at + 1, last.digest if last is not None else digest)
-                if len(part) > 0 and part[-1] is not last:
-                    return  # a living owner goes on writing; this reading ends where it ends
-        missing = self._where(epoch + 1, 1) if is_sealed else self._where(epoch, at + 1)
-        raise CheckpointDamaged(f"{missing} is missing although later files are there; nothing was changed")
-
-    def _where(self, epoch: int, number: int) -> str:
-        return f"{self._epochs}/{epoch_name(epoch)}/{commit_name(number)}"
+_LOOKS = 8
 
 
 class JobLog:
@@ -243,19 +36,21 @@ class JobLog:
         self.snapshot = snapshot.state if snapshot is not None else None
         self.released_blobs: tuple[tuple[int, str], ...] = snapshot.released if snapshot is not None else ()
         last = walk.last
-        #: The position after the last frame: epoch and number of the last commit file. (0, 0): nothing was ever written.
+        #: Where the log ends: epoch and number of its last commit file. (0, 0): nothing was ever written.
         self.epoch, self.commit = (last.header.epoch, last.header.number) if last is not None else (0, 0)
         self.is_sealed = last is not None and last.header.kind == SEAL
         #: "roll", "handover", "takeover" or "ended"; None while the newest epoch is open.
-        self.seal_reason = _document(last).get("reason", "") if last is not None and self.is_sealed else None
+        self.seal_reason = document_of(last).get("reason", "") if last is not None and self.is_sealed else None
         opened = next((file for file in reversed(walk.files) if file.header.kind == OPEN), None)
         #: Who opened the newest epoch; None when nobody ever did.
-        self.owner = OwnerInfo.from_document(_document(opened)) if opened is not None else None
+        self.owner = OwnerInfo.from_document(document_of(opened)) if opened is not None else None
         #: Why this version must not own the job; None when it may.
         self.unknown_format: str | None = None
         for file in walk.files:
             if file.header.kind not in (OPEN, COMMIT, SEAL):
-                self.unknown_format = f"commit file {file.header.number} of epoch {file.header.epoch} is of unknown kind"
+                self.unknown_format = (
+                    f"commit file {file.header.number} of epoch {file.header.epoch} is of unknown kind"
+                )
         self.digest = last.digest if last is not None else NO_PREDECESSOR
         #: What replay has to read, and how long reading it took.
         self.file_count = len(walk.files)
@@ -296,7 +91,29 @@ class JobLog:
 
 
 def read_job(place: Place, clock: Callable[[], float]) -> JobLog:
-    """The newest usable snapshot and everything after it (rule 7)."""
+    """The newest usable snapshot and everything after it (rule 7).
+
+    Raises:
+        CheckpointDamaged: the log cannot be read as far as a snapshot or an archive shows that it went.
+    """
+    for wait_s in LOOK_AGAIN_S[:_LOOKS]:
+        log = _read_once(place, clock)
+        # A snapshot of an epoch, and an archive of the one before, are put only after its OPEN.
+        reached = max(_newest(place, SNAPSHOTS), _newest(place, ARCHIVE) + 1)
+        if log.epoch >= reached or reached == 1:
+            return log
+        place.root.putter.sleep(wait_s)
+    raise CheckpointDamaged(
+        f"{place.where(EPOCHS)} is incomplete: the job reached epoch {reached}, its commit files only reach epoch "
+        f"{log.epoch}. Copy the whole directory; nothing was changed"
+    )
+
+
+def _newest(place: Place, folder: str) -> int:
+    return max((epoch for epoch in map(parse_epoch, place.names(folder)) if epoch is not None), default=0)
+
+
+def _read_once(place: Place, clock: Callable[[], float]) -> JobLog:
     reader = LogReader(place)
     started = clock()
     for epoch in snapshots.listed(place):
@@ -320,18 +137,3 @@ def _frames(files: Iterator[CheckpointFile]) -> Iterator[tuple[LogRef, bytes]]:
             epoch, number = file.header.epoch, file.header.number
             for index, data in enumerate(file.frames):
                 yield LogRef(epoch, number, index), data
-
-
-def is_end_of(last: CheckpointFile | None, following: CheckpointFile) -> bool:
-    """Whether `last` is the SEAL that the OPEN `following` says it came after."""
-    if last is None or last.header.kind != SEAL or following.header.predecessor != last.digest:
-        return False
-    record = _document(following).get("predecessor")
-    return record == {"files": last.header.number, "sha256": last.digest.hex()}
-
-
-def _document(file: CheckpointFile) -> dict[str, object]:
-    where = f"{KIND_NAMES.get(file.header.kind)} of epoch {file.header.epoch}"
-    if not file.frames:
-        raise CheckpointDamaged(f"the {where} is damaged: its document is missing")
-    return frames.decode_document(file.frames[0], where)

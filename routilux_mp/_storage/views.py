@@ -12,14 +12,16 @@ as it is, and counts as older than anything.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Final
 from zlib import crc32
 
 from ..errors import CheckpointDamaged
+from .files import let_go
 from .layout import FLOW_VIEW, LOCK_FILE, STATE_VIEW, TMP, VIEW_BYTES_MAX
 from .place import Place
 from .put import blocked
@@ -51,11 +53,15 @@ def unwrap(raw: bytes, where: str) -> tuple[tuple[int, int] | None, bytes]:
     head = _HEAD.match(raw)
     tail = _TAIL.fullmatch(raw[-_TAIL_BYTES:]) or _TAIL.fullmatch(raw[2 - _TAIL_BYTES :])
     if head is None and tail is None:
-        if not raw.strip():
-            raise CheckpointDamaged(f"{where} is damaged: it is empty")
+        try:
+            json.loads(raw)
+        except (ValueError, RecursionError):
+            raise CheckpointDamaged(f"{where} is damaged: it is not JSON") from None
         return None, raw
     if head is None or tail is None:
-        raise CheckpointDamaged(f"{where} is damaged: its {'beginning' if head is None else 'end'} is not as it was written")
+        raise CheckpointDamaged(
+            f"{where} is damaged: its {'beginning' if head is None else 'end'} is not as it was written"
+        )
     inner = raw[head.end() : len(raw) - len(tail[0])]
     position = (int(head[1]), int(head[2]))
     document = b"{" + inner + b"}"
@@ -67,8 +73,11 @@ def unwrap(raw: bytes, where: str) -> tuple[tuple[int, int] | None, bytes]:
     return position, document
 
 
-def write(place: Place, documents: Mapping[str, bytes], position: tuple[int, int]) -> None:
+def write(place: Place, documents: Mapping[str, bytes], position: tuple[int, int], *, is_new: bool = False) -> None:
     """Replace the views named in `documents`, unless what is there shows a later position.
+
+    `is_new`: the job is being created, so there is nobody to be polite to (and a first result does
+    not wait for the lock's library).
 
     Raises:
         StorageBlocked: not written (disk full, read-only); the old ones are there as they were.
@@ -78,13 +87,13 @@ def write(place: Place, documents: Mapping[str, bytes], position: tuple[int, int
         tmp = root.handle(TMP)
         job = place.open_plainly()
     try:
-        with _lock(place):
+        with nullcontext() if is_new else _lock(place):
             for name, document in documents.items():
                 shown = _shown(place, job, name)
                 if shown is None or shown <= position:
                     _replace(place, tmp, job, name, wrap(document, position))
     finally:
-        place.fs.close(job)
+        let_go(place.fs, job)
 
 
 def _replace(place: Place, tmp: int, job: int, name: str, raw: bytes) -> None:
@@ -153,5 +162,3 @@ def _lock(place: Place) -> Iterator[None]:
             lock.release()
         except (OSError, RuntimeError) as error:
             _log.debug("lock not released", extra={"job": place.job_id, "error": str(error)})
-
-

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any, Callable, Iterator, Protocol, Sequence
+from typing import Any, Callable, Literal, Protocol, Sequence
 
-from .._core.batch import Batch
 from .._core.effects import Changed, Effect
-from .._core.history import HistoryEntry, HistoryFold
 from .._core.invariants import check
 from .._core.job import Group, Job
-from .._core.records import Completed, Durable, Failed
+from .._core.records import Completed, Durable, Failed, Submitted
 from .._core.step import step
 from .._core.stimuli import Stimulus
 from .._core.view import JobView, view_of
 from .._storage.codec import batches_of, encode_record
+from .._worker.spill import PayloadReader
 
 #: Views are made at most this often while a job is busy; a change of status shows at once.
 VIEW_INTERVAL_NS = 20_000_000
@@ -25,24 +24,45 @@ class Tenure(Protocol):
     """The right to commit, as the loop uses it (see ``_storage``); ``NullTenure`` keeps nothing."""
 
     def next_position(self) -> tuple[int, int]: ...
-    def commit(self, frames: Sequence[bytes]) -> None: ...
+    def commit(self, data: Sequence[bytes]) -> None: ...
     def should_roll(self, snapshot_bytes_estimate: int) -> bool: ...
     def roll(self, snapshot: bytes) -> None: ...
     def housekeep(self) -> None: ...
-    def seal(self, reason: str) -> None: ...
+    def seal(self, reason: Literal["handover", "ended"]) -> None: ...
     def write_views(self, flow_doc: bytes | None, state_doc: bytes) -> None: ...
     def close(self) -> None: ...
 
 
 class NullTenure:
-    """``durability="none"``: every commit stands at once and nothing is kept."""
+    """``durability="none"``: every commit stands at once, and only what callers may still ask for is kept.
 
-    is_durable = False
+    That is every result and shared-log entry, and the newest records of the history.
+    """
+
+    def __init__(self, history_max: int) -> None:
+        self._history_max = history_max
+        self._records: deque[Durable] = deque()
+        self._entries = 0
+        self._lock = threading.Lock()
+
+    def keep(self, job: Job, records: Sequence[Durable]) -> None:
+        with self._lock:
+            for record in records:
+                size = _entries_of(record)
+                if size or _has_log(record):
+                    self._records.append(record)
+                    self._entries += size
+            while self._entries > self._history_max and not _is_wanted(job, self._records[0]):
+                self._entries -= _entries_of(self._records.popleft())
+
+    def records(self) -> list[Durable]:
+        with self._lock:
+            return list(self._records)
 
     def next_position(self) -> tuple[int, int]:
         return (0, 0)
 
-    def commit(self, frames: Sequence[bytes]) -> None:
+    def commit(self, data: Sequence[bytes]) -> None:
         pass
 
     def should_roll(self, snapshot_bytes_estimate: int) -> bool:
@@ -54,7 +74,7 @@ class NullTenure:
     def housekeep(self) -> None:
         pass
 
-    def seal(self, reason: str) -> None:
+    def seal(self, reason: Literal["handover", "ended"]) -> None:
         pass
 
     def write_views(self, flow_doc: bytes | None, state_doc: bytes) -> None:
@@ -64,51 +84,34 @@ class NullTenure:
         pass
 
 
-class Tail:
-    """The newest history entries, and every result when nothing else keeps them."""
-
-    def __init__(self, entries_max: int, keeps_results: bool) -> None:
-        self._fold = HistoryFold()
-        self._max = entries_max
-        self._entries: deque[HistoryEntry] = deque()
-        self._count = 0
-        self._keeps_results = keeps_results
-        self.results: dict[tuple[int, int], list[Batch]] = {}
-        self.lock = threading.Lock()
-
-    def add(self, job: Job, records: Sequence[Durable]) -> None:
-        if self._fold.topology is None:
-            self._fold.attach(job.topology, job.entry)
-        with self.lock:
-            for record in records:
-                for entry in self._fold.entries(record):
-                    self._entries.append(entry)
-                    self._count += _size(entry)
-                if self._keeps_results and isinstance(record, Completed):
-                    for emit in record.emits:
-                        if (record.routine, emit.event) not in job.topology.routes:
-                            self.results.setdefault((record.routine, emit.event), []).append(emit.batch)
-            while self._entries and self._count - _size(self._entries[0]) >= self._max:
-                self._count -= _size(self._entries.popleft())
-
-    def entries(self) -> list[HistoryEntry]:
-        with self.lock:
-            return list(self._entries)
+def _entries_of(record: Durable) -> int:
+    if isinstance(record, Completed):
+        return sum(emit.batch.count for emit in record.emits) + 1
+    return int(isinstance(record, (Failed, Submitted)))
 
 
-def _size(entry: HistoryEntry) -> int:
-    return entry.batch.count if entry.batch is not None else 1
+def _has_log(record: Durable) -> bool:
+    return isinstance(record, Completed) and any(op.op == "log" for op in record.ops)
+
+
+def _is_wanted(job: Job, record: Durable) -> bool:
+    """Kept for as long as the job is: it carries results, log entries, or the flow itself."""
+    if isinstance(record, Submitted):
+        return True
+    routes = job.topology.routes
+    return _has_log(record) or (
+        isinstance(record, Completed) and any((record.routine, e.event) not in routes for e in record.emits)
+    )
 
 
 class LiveJob:
     """One job in the loop. Only the loop's thread touches it, but for :attr:`view` and the condition."""
 
-    def __init__(self, job: Job, tenure: Tenure, code_id: str, *, history_max: int, is_durable: bool) -> None:
+    def __init__(self, job: Job, tenure: Tenure, code_id: str) -> None:
         self.job = job
         self.tenure = tenure
         self.code_id = code_id
-        self.is_durable = is_durable
-        self.tail = Tail(history_max, keeps_results=not is_durable)
+        self.memory = tenure if isinstance(tenure, NullTenure) else None
         self.records: list[Durable] = []  # applied, not yet on their way to the disk
         self.filling = 1  # number of the commit that the next records will be part of
         self.in_flight: int | None = None
@@ -119,6 +122,11 @@ class LiveJob:
         self.lost: BaseException | None = None
         self.is_finished = False  # ended, sealed, and out of the loop
         self.is_sealing = False
+        self.handle: Any = None  # of the caller, for the views
+        self.payloads: PayloadReader | None = None
+        self.is_writing_views = False
+        self.shown_status = "running"  # in job_state.json
+        self.show_again_ns = 0
         self.execution_deadline_ns = 0
         self.next_due_ns = 0
         self.view: JobView = view_of(job, 0)
@@ -126,6 +134,11 @@ class LiveJob:
         self._taken: tuple[int, JobView] | None = None
         self._taken_ns = 0
         self._version = 0
+
+    @property
+    def version(self) -> int:
+        """Of the newest view that was taken; it may wait for its commit."""
+        return self._version
 
     # -- stepping -----------------------------------------------------------------------------
 
@@ -150,13 +163,14 @@ class LiveJob:
         self.records = []
         self.in_flight = number
         frames: list[bytes] = []
-        if self.is_durable:
+        if self.memory is not None:
+            self.memory.keep(self.job, records)
+        else:
             epoch, commit = self.tenure.next_position()
             for index, record in enumerate(records):
                 frames.append(encode_record(record))
                 for k, batch in enumerate(batches_of(record)):
                     batch.ref = (epoch, commit, index, k)
-        self.tail.add(self.job, records)
         if self.is_dirty and (
             self.job.status != self.view.status
             or now_ns - self._taken_ns >= VIEW_INTERVAL_NS
@@ -167,7 +181,7 @@ class LiveJob:
 
     def spill(self, bytes_max: int) -> None:
         """Drop the payloads queued farthest back: they are in the log and are read back when they are due."""
-        if not self.is_durable:
+        if self.memory is not None:
             return
         held = 0
         for routine in self.job.routines:
@@ -221,10 +235,3 @@ class LiveJob:
     def show_blocked(self, blocked: tuple[str, int] | None) -> None:
         self.blocked = blocked
         self._publish(self.view._replace(blocked=blocked))
-
-    def document_parts(self) -> dict[str, Any]:
-        return {"view": self.view, "tail": self.tail.entries()}
-
-    def iter_results(self, routine: int, event: int) -> Iterator[Batch]:
-        with self.tail.lock:
-            return iter(list(self.tail.results.get((routine, event), ())))

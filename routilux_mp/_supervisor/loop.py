@@ -17,20 +17,24 @@ from .._core.effects import Effect, Ended, GoOn, Kill, Revoke, Work
 from .._core.stimuli import Capacity, Fail, Failure, HandedBack, Stands, Stimulus, Tick, WorkerLost
 from .._storage.codec import encode_snapshot
 from ..backends.base import Backend, CodeReady, CodeRefused, Died, Event, Forget, Printed, Report, Started
-from ..errors import BackendError, Fenced, OutcomeUnknown, StorageBlocked
+from ..errors import BackendError, Fenced, OutcomeUnknown, StorageBlocked, StorageError
 from ..settings import Settings
 from .clock import Clock
 from .committer import Committer
-from .live import LiveJob
+from .live import LiveJob, NullTenure, Tenure
 from .placement import Placement, WorkerSlot
 
 log = logging.getLogger(__name__)
 
 Introduce = Callable[[LiveJob, WorkerSlot], None]
+#: Makes (flow.json or None, job_state.json); called beside the loop, since it opens users' values.
+MakeViews = Callable[[], tuple[bytes | None, bytes]]
 #: Two deaths of workers that never lived: something is wrong with starting them, not with one of them.
 START_FAILURES_MAX = 3
 #: Commits between two looks at the memory that queued payloads take.
 SPILL_EVERY = 32
+#: The views of a running job are written at most this often.
+VIEWS_INTERVAL_NS = 5_000_000_000
 HOUSEKEEPING = "\0housekeeping"
 
 
@@ -38,7 +42,7 @@ class Loop:
     def __init__(
         self, settings: Settings, backend: Backend, committer: Committer, clock: Clock, *,
         introduce: Introduce, read_batch: Callable[[LiveJob, Batch], bytes], on_print: Callable[[str, str], None],
-        documents: Callable[[LiveJob], tuple[bytes | None, bytes]], workers_max: int,
+        documents: Callable[[LiveJob], MakeViews], workers_max: int,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._backend = backend
@@ -95,8 +99,9 @@ class Loop:
             self._perform(live, effect, now)
         self._touched.add(live.job.job_id)
         live.next_due_ns = _earliest(
-            select.next_due_ns(live.job), policy.next_due_ns(live.job), _grace_ends(live), live.execution_deadline_ns
-        )
+            select.next_due_ns(live.job), policy.next_due_ns(live.job), _grace_ends(live), live.execution_deadline_ns,
+            live.job.ends_after_ns if live.job.ends_after_ns > now else 0,
+        )  # fmt: skip
 
     def drain(self) -> None:
         """Dispatch nothing more; what runs may finish."""
@@ -269,16 +274,23 @@ class Loop:
             snapshot: bytes | None = None
             if tenure.should_roll(64 * live.job.pending_count() + 1024):
                 snapshot = encode_snapshot(live.job)
-            live.retry = lambda: _commit_and_roll(tenure, frames, snapshot)
+            live.retry = Commit(tenure, frames, snapshot)
             self._committer.submit(live.job.job_id, live.retry)
             if snapshot is not None:
                 self._committer.submit(HOUSEKEEPING, tenure.housekeep)
-        elif live.publish_if_quiet(now) and live.job.is_terminal:
-            live.is_sealing = True
-            flow_doc, state_doc = self._documents(live)
-            tenure = live.tenure
-            live.retry = lambda: _seal(tenure, flow_doc, state_doc)
-            self._committer.submit(live.job.job_id, live.retry)
+        elif live.publish_if_quiet(now):
+            if live.job.is_terminal:
+                live.is_sealing = True
+                live.retry = Seal(live.tenure, self._documents(live))
+                self._committer.submit(live.job.job_id, live.retry)
+            elif live.memory is None and self._wants_views(live, now):
+                self._committer.submit(HOUSEKEEPING, Views(live, self._documents(live), self._clock))
+
+    def _wants_views(self, live: LiveJob, now: int) -> bool:
+        """The files that people open follow every change of status, and a busy job now and then."""
+        if live.is_writing_views:
+            return False
+        return live.view.status != live.shown_status or now >= live.show_again_ns > 0
 
     # -- giving out work ----------------------------------------------------------------------
 
@@ -332,7 +344,7 @@ class Loop:
             return
         if any(not slot.is_started and not slot.load for slot in bound):
             return  # one is on its way
-        if not self.placement.is_full():
+        if not self.placement.is_full(code_id):
             self._start(code_id, routine)
             self._touched.add(live.job.job_id)
             return
@@ -376,7 +388,7 @@ class Loop:
         order = sorted(range(len(topology.routines)), key=lambda r: (r != live.job.entry, -topology.depth[r]))
         for number in order:
             routine = topology.routines[number].routine_id
-            if self.placement.is_full():
+            if self.placement.is_full(live.code_id):
                 return
             if not self.placement.bound(live.code_id, routine):
                 self._start(live.code_id, routine)
@@ -384,7 +396,7 @@ class Loop:
     def _touch_code(self, code_id: str) -> None:
         """A worker of this code is free: every job that could use it is looked at."""
         for job_id, live in self.jobs.items():
-            if live.code_id == code_id or self.placement.is_full():
+            if live.code_id == code_id or self.placement.is_full(live.code_id):
                 self._touched.add(job_id)
 
     # -- time ---------------------------------------------------------------------------------
@@ -434,15 +446,56 @@ class Loop:
                         self._backend.kill(d.worker)
 
 
-def _commit_and_roll(tenure: object, frames: list[bytes], snapshot: bytes | None) -> None:
-    tenure.commit(frames)  # type: ignore[attr-defined]
-    if snapshot is not None:
-        tenure.roll(snapshot)  # type: ignore[attr-defined]
+class Commit:
+    """One commit, and the roll that may go with it; done over and over until nothing blocks it."""
+
+    def __init__(self, tenure: Tenure, frames: list[bytes], snapshot: bytes | None) -> None:
+        self._tenure = tenure
+        self._frames: list[bytes] | None = frames
+        self._snapshot = snapshot
+
+    def __call__(self) -> None:
+        if self._frames is not None:
+            self._tenure.commit(self._frames)
+            self._frames = None  # it stands: a roll that is blocked must not commit it twice
+        if self._snapshot is not None:
+            self._tenure.roll(self._snapshot)
 
 
-def _seal(tenure: object, flow_doc: bytes | None, state_doc: bytes) -> None:
-    tenure.write_views(flow_doc, state_doc)  # type: ignore[attr-defined]
-    tenure.seal("ended")  # type: ignore[attr-defined]
+class Seal:
+    """The end of a job: its views show it, then the epoch is sealed."""
+
+    def __init__(self, tenure: Tenure, make: MakeViews) -> None:
+        self._tenure = tenure
+        self._make = make
+
+    def __call__(self) -> None:
+        if not isinstance(self._tenure, NullTenure):
+            self._tenure.write_views(*self._make())
+        self._tenure.seal("ended")
+
+
+class Views:
+    """Writes the views of a running job, at most a hundredth of the time."""
+
+    def __init__(self, live: LiveJob, make: MakeViews, clock: Clock) -> None:
+        self._live = live
+        self._make = make
+        self._clock = clock
+        live.is_writing_views = True
+        live.shown_status = live.view.status
+
+    def __call__(self) -> None:
+        live = self._live
+        begin = self._clock.monotonic_ns()
+        try:
+            live.tenure.write_views(*self._make())
+        except StorageError as error:
+            log.warning("the views of job %s could not be written: %s", live.job.job_id, error)
+        finally:
+            took = self._clock.monotonic_ns() - begin
+            live.show_again_ns = self._clock.now_ns() + max(VIEWS_INTERVAL_NS, 100 * took)
+            live.is_writing_views = False
 
 
 def _earliest(*times_ns: int) -> int:

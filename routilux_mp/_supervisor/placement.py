@@ -41,6 +41,7 @@ class Placement:
     def __init__(self, workers_max: int, ahead_ms: float) -> None:
         self.workers_max = workers_max
         self.workers: dict[int, WorkerSlot] = {}
+        self.code_max: dict[str, int] = {}  # code -> worker processes it may have at most
         self._ahead_ns = ahead_ms * 1e6
         self._pace_ns: dict[tuple[str, str], float] = {}  # (code, routine) -> time per activation
         self._last_number = 0
@@ -76,8 +77,18 @@ class Placement:
             s for s in self.workers.values() if s.routine == routine and s.code_id == code_id and not s.is_leaving
         ]
 
-    def is_full(self) -> bool:
-        return len(self.workers) >= self.workers_max
+    def is_full(self, code_id: str) -> bool:
+        """No further worker may be started for this code."""
+        if len(self.workers) >= self.workers_max:
+            return True
+        limit = self.code_max.get(code_id, 0)
+        return limit > 0 and sum(slot.code_id == code_id for slot in self.workers.values()) >= limit
+
+    def allow(self, code_id: str, workers_max: int, is_fixed: bool) -> None:
+        """A flow's own ``max_workers``; it widens the runtime's budget unless that was set."""
+        self.code_max[code_id] = workers_max
+        if not is_fixed:
+            self.workers_max = max(self.workers_max, workers_max)
 
     def new(self, code_id: str, routine: str, now_ns: int) -> WorkerSlot:
         self._last_number += 1

@@ -171,8 +171,13 @@ class ActivationJobState:
         self.is_touched = True
         self._ops.append(op)
 
-    def get_hidden(self, key: str) -> Any:
-        """A value the worker keeps in the routine's state; ``None`` if there is none."""
+    def get_hidden(self, key: str, *, is_read: bool = False) -> Any:
+        """A value the worker keeps in the routine's state; ``None`` if there is none.
+
+        ``is_read``: what is done next depends on it, so another activation's change of it is a conflict.
+        """
+        if is_read:
+            self._note_read(self.current_routine_id, key)
         raw = self._raw(self.current_routine_id, key)
         return None if raw is _MISSING else self._decode(self.current_routine_id, key, raw)
 
@@ -286,15 +291,17 @@ class ActivationJobState:
 
     def _settle(self, scope: str, key: str) -> None:
         """Take over what was changed in place, before the key is looked at in another way."""
-        lent = self._lent.pop((scope, key), None)
-        if lent is not None:
-            self._take_if_changed(scope, key, *lent)
+        if (scope, key) in self._lent:
+            self._collect_value(scope, key)
         if scope in self._lent_states:
             self._collect_state(scope)
 
-    def _take_if_changed(self, scope: str, key: str, value: Any, before: bytes) -> None:
-        if self._codec.encode_state(scope, key, value) != before:
+    def _collect_value(self, scope: str, key: str) -> None:
+        value, before = self._lent[scope, key]
+        now = self._codec.encode_state(scope, key, value)
+        if now != before:
             self._set(scope, key, value)
+            self._lent[scope, key] = (value, now)
 
     def _collect_state(self, routine_id: str) -> None:
         values, before = self._lent_states[routine_id]
@@ -311,8 +318,8 @@ class ActivationJobState:
     def _collect_changes_in_place(self) -> None:
         for scope in list(self._lent_states):
             self._collect_state(scope)
-        for (scope, key), lent in list(self._lent.items()):
-            self._take_if_changed(scope, key, *lent)
+        for scope, key in list(self._lent):
+            self._collect_value(scope, key)
 
 
 class _SharedData(MutableMapping[str, Any]):

@@ -27,6 +27,7 @@ from .._storage.layout import (
     parse_epoch,
 )
 from .._storage.owner import OwnerInfo, start_ticks, this_process
+from .._storage.views import unwrap
 from ..errors import RoutiluxError, StorageError
 
 _ENDED = frozenset({"completed", "failed", "cancelled"})
@@ -129,7 +130,7 @@ class _Reader:
             created_at=str(view.get("created_at", "")),
             updated_at=str(view.get("updated_at", "")),
             pending_count=len(view.get("pending_tasks") or ()),
-            owner="none" if owner is None or sealed else _owner_state(owner),
+            owner="none" if owner is None or sealed else owner_state(owner),
             host="" if owner is None else owner.host,
             pid=0 if owner is None else owner.pid,
             path=self._path,
@@ -138,13 +139,16 @@ class _Reader:
 
     def _view(self, at: int) -> dict[str, Any]:
         try:
-            view = json.loads(self._files.read(STATE_VIEW, at, VIEW_BYTES_MAX))
+            raw = self._files.read(STATE_VIEW, at, VIEW_BYTES_MAX)
+            view = json.loads(unwrap(raw, STATE_VIEW)[1])
         except FileNotFoundError:
             self._trouble.append(f"no {STATE_VIEW} yet")
         except OSError as error:
             self._trouble.append(f"{STATE_VIEW}: {error.strerror}")
         except ValueError as error:
             self._trouble.append(f"{STATE_VIEW}: {error}")
+        except RoutiluxError as error:
+            self._trouble.append(str(error))
         else:
             if isinstance(view, dict):
                 return view
@@ -189,7 +193,8 @@ class _Reader:
         return frames.decode_document(frames.decode(raw, self._path).frames[0], self._path)
 
 
-def _owner_state(owner: OwnerInfo) -> str:
+def owner_state(owner: OwnerInfo) -> str:
+    """``live``, ``gone``, or ``elsewhere`` when it cannot be looked up from this host."""
     here = this_process(b"", 0.0)
     if not owner.is_on_this_host(here):
         return "elsewhere"

@@ -1,0 +1,311 @@
+"""A batch: the emissions of one event (or one state value) as bytes, encoded once and decoded once.
+
+Layout: one byte of version and flags, then, if something lies beside the values, three lengths; the packed
+values; the object blob and its signature; the buffers of large arrays, each aligned to 64 bytes from the
+start of the data. A batch of plain values is that byte and one MessagePack array, made and read by C code
+without a loop over items in Python.
+
+The rule it owns: nothing is unpickled before the signature over the whole blob, its buffers and its place
+(the *context*: format, job, batch, field) has been verified; and an object that cannot be built spoils its
+own emission only, never the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import sys
+import threading
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
+
+from ..errors import CheckpointDamaged, EmissionNotSerializable, KeyUnavailable, RoutiluxError
+from . import arrays
+from .paths import nesting_fault, path_to
+from .pickling import UnreadableObject, dump_objects, load_objects, refusal
+from .signing import SIGNATURE_BYTES, Signer
+from .values import DEPTH_MAX, Beside, Decoder, Encoder, ObjectFound, unpack_simple
+
+_VERSION: Final = 0x10
+_HAS_MARKS, _HAS_OBJECTS, _HAS_BESIDE = 1, 2, 4
+_FLAGS: Final = _HAS_MARKS | _HAS_OBJECTS | _HAS_BESIDE
+_LENGTHS: Final = struct.Struct("<QQ")  # packed values, object blob
+_COUNT: Final = struct.Struct("<I")
+_PART: Final = struct.Struct("<QI")  # bytes of one part's pickle, its buffers
+_SPAN: Final = struct.Struct("<QQ")  # offset and size of a buffer
+_PLAIN_PREFIX: Final = bytes([_VERSION])
+_MARKED_PREFIX: Final = bytes([_VERSION | _HAS_MARKS])
+
+
+class Encoded(NamedTuple):
+    """A batch: how many items, and self-contained bytes."""
+
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks of a batch
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for an item whose objects cannot be built in this process."""
+
+    error: EmissionNotSerializable
+
+
+class _Tools(threading.local):
+    """One encoder per thread: making one costs more than encoding a batch."""
+
+    def __init__(self) -> None:
+        self.encoder = Encoder()
+
+
+_tools = _Tools()
+
+
+def encode_batch(values: list[Any], signer: Signer | None, context: bytes) -> Encoded:
+    """Encode the items of a batch.
+
+    Args:
+        values: the items, any values.
+        signer: signs the objects among them; without it only plain values can be encoded.
+        context: the place where the batch will be read, part of the signature.
+
+    Raises:
+        EmissionNotSerializable: names the path inside the item; ``item_index`` says which item.
+        KeyUnavailable: there are objects to be signed and no key.
+    """
+    encoder = _tools.encoder
+    encoder.reset()
+    try:
+        packed = encoder.pack(values)
+    except (ObjectFound, ValueError, OverflowError, RecursionError):
+        return Encoded(len(values), _encode_each(values, signer, context))
+    if encoder.beside:
+        return Encoded(len(values), _assemble(encoder, [packed], b"", b""))
+    return Encoded(len(values), (_MARKED_PREFIX if encoder.has_marks else _PLAIN_PREFIX) + packed)
+
+
+def decode_batch(
+    data: bytes | memoryview, verifier: Signer | None, context: bytes, start: int = 0, count: int | None = None
+) -> list[Any]:
+    """The items from *start*, *count* of them or all. Over a memoryview large arrays share its memory.
+
+    An item whose objects cannot be built is given as ``Unreadable``.
+
+    Raises:
+        CheckpointDamaged: these are not the bytes of a batch, or it has fewer items.
+        SignatureInvalid, KeyUnavailable: the objects do not verify; nothing of them was loaded.
+    """
+    flags = data[0] ^ _VERSION if data else 0xFF
+    if flags > _FLAGS:
+        raise CheckpointDamaged("encoded values are damaged: unknown version or flags")
+    if flags & (_HAS_OBJECTS | _HAS_BESIDE):
+        stop = sys.maxsize if count is None else start + count
+        items = _decode_complex(data, flags, verifier, context, start, stop)
+    else:
+        body = memoryview(data)[1:]
+        items = Decoder(has_marks=True).unpack(body) if flags else unpack_simple(body)
+        if type(items) is not list:
+            raise CheckpointDamaged("encoded values are damaged: not a list of items")
+        if start or count is not None:
+            items = items[start : None if count is None else start + count]
+    if count is not None and len(items) != count:
+        raise CheckpointDamaged(f"the batch has {start + len(items)} items, {start + count} were asked for")
+    return items
+
+
+def encode_value(value: Any, signer: Signer | None, context: bytes) -> bytes:
+    """One value, as a batch of one."""
+    return encode_batch([value], signer, context).data
+
+
+def decode_value(data: bytes | memoryview, verifier: Signer | None, context: bytes) -> Any:
+    """The value of ``encode_value``.
+
+    Raises:
+        EmissionNotSerializable: its objects cannot be built in this process.
+        CheckpointDamaged, SignatureInvalid, KeyUnavailable: as ``decode_batch``.
+    """
+    [value] = decode_batch(data, verifier, context, 0, 1)
+    if type(value) is Unreadable:
+        raise value.error
+    return value
+
+
+# -- the slower way in: something is not plain, too deep, or not encodable at all -----------------
+
+
+def _encode_each(values: list[Any], signer: Signer | None, context: bytes) -> bytes:
+    encoder = Encoder(unicode_errors="surrogatepass")
+    chunks = [encoder.array_header(len(values))]
+    parts: list[tuple[bytes, list[tuple[int, int]]]] = []
+    digests = hashlib.sha256()
+    for index, item in enumerate(values):
+        objects: list[Any] = []
+
+        def keep(value: Any, objects: list[Any] = objects) -> tuple[int, int]:
+            objects.append(value)
+            return len(parts), len(objects) - 1
+
+        encoder.keep_object = keep
+        try:
+            chunks.append(encoder.pack(item))
+            if objects:
+                if signer is None:
+                    raise _needs_key(item, objects[0])
+                parts.append(_dump_part(encoder, item, objects, digests))
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise _about(index, _not_plain(item, error)) from None
+        except EmissionNotSerializable as error:
+            raise _about(index, error)  # noqa: B904 - the same error, with its place
+    if not parts or signer is None:
+        return _assemble(encoder, chunks, b"", b"")
+    blob = _write_blob(parts)
+    digests.update(blob)
+    return _assemble(encoder, chunks, blob, signer.sign(context, digests.digest()))
+
+
+def _dump_part(encoder: Encoder, item: Any, objects: list[Any], digests: Any) -> tuple[bytes, list[tuple[int, int]]]:
+    try:
+        pickled, beside = dump_objects(objects)
+    except RoutiluxError:
+        raise
+    except Exception as error:  # the user's __reduce__ and __getstate__ run here
+        raise refusal(item, error) from error
+    spans = []
+    for content in beside:
+        digests.update(content)
+        spans.append((encoder.place_beside(content), content.nbytes))
+    return pickled, spans
+
+
+def _write_blob(parts: list[tuple[bytes, list[tuple[int, int]]]]) -> bytes:
+    head = [_COUNT.pack(len(parts)), *(_PART.pack(len(pickled), len(spans)) for pickled, spans in parts)]
+    head += [_SPAN.pack(*span) for _, spans in parts for span in spans]
+    return b"".join(head + [pickled for pickled, _ in parts])
+
+
+def _assemble(encoder: Encoder, chunks: list[bytes], blob: bytes, signature: bytes) -> bytes:
+    flags = _HAS_MARKS * encoder.has_marks | _HAS_OBJECTS * bool(blob) | _HAS_BESIDE * bool(encoder.beside)
+    prefix = bytes([_VERSION | flags])
+    if not flags & (_HAS_OBJECTS | _HAS_BESIDE):
+        return prefix + b"".join(chunks)
+    packed_bytes = sum(map(len, chunks))
+    pieces: list[bytes | memoryview] = [prefix, _LENGTHS.pack(packed_bytes, len(blob)), *chunks, blob, signature]
+    written = 1 + _LENGTHS.size + packed_bytes + len(blob) + len(signature)
+    base = _aligned(written)
+    for offset, content in encoder.beside:
+        pieces += [bytes(base + offset - written), content]
+        written = base + offset + len(content)
+    return b"".join(pieces)
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // arrays.ALIGNMENT_BYTES) * arrays.ALIGNMENT_BYTES
+
+
+def _about(index: int, error: EmissionNotSerializable) -> EmissionNotSerializable:
+    error.item_index = index  # type: ignore[attr-defined]
+    return error
+
+
+def _not_plain(item: Any, error: Exception) -> EmissionNotSerializable:
+    if "recursion" in str(error):
+        return EmissionNotSerializable(
+            f"{nesting_fault(item, 'value', DEPTH_MAX)}; emit a flat structure, or wrap it in an object"
+        )
+    return EmissionNotSerializable(f"value cannot be serialized: {error}")
+
+
+def _needs_key(item: Any, found: Any) -> KeyUnavailable:
+    return KeyUnavailable(
+        f"{path_to(item, 'value', found)} ({type(found).__name__}) is an object, which must be signed, "
+        "and this process was given no key; emit plain data, or give the job a signing key"
+    )
+
+
+# -- the slower way back ----------------------------------------------------------------------------
+
+
+def _decode_complex(
+    data: bytes | memoryview, flags: int, verifier: Signer | None, context: bytes, start: int, stop: int
+) -> list[Any]:
+    view = memoryview(data)
+    here = 1 + _LENGTHS.size
+    if len(view) < here:
+        raise CheckpointDamaged("encoded values are damaged: cut off")
+    packed_bytes, blob_bytes = _LENGTHS.unpack_from(view, 1)
+    signature_bytes = SIGNATURE_BYTES if flags & _HAS_OBJECTS else 0
+    end = here + packed_bytes + blob_bytes + signature_bytes
+    if end > len(view) or (not signature_bytes and blob_bytes):
+        raise CheckpointDamaged("encoded values are damaged: lengths reach beyond the end")
+    beside = Beside(data, _aligned(end)) if flags & _HAS_BESIDE else Beside(b"")
+    if not flags & _HAS_BESIDE and end != len(view):
+        raise CheckpointDamaged("encoded values are damaged: bytes are left over")
+    has_marks = bool(flags & _HAS_MARKS)
+    packed = view[here : here + packed_bytes]
+    if not signature_bytes:
+        return list(Decoder(has_marks, beside).unpack_each(packed, start, stop))
+    blob = view[here + packed_bytes : here + packed_bytes + blob_bytes]
+    objects = _Objects(blob, beside, verifier, context, view[end - signature_bytes : end])
+    each = Decoder(has_marks, beside, objects.find).unpack_each(packed, start, stop)
+    return [item if objects.error is None else objects.unreadable() for item in each]
+
+
+class _Objects:
+    """The object blob of a batch: verified whole when it is made, loaded part by part."""
+
+    def __init__(
+        self, blob: memoryview, beside: Beside, verifier: Signer | None, context: bytes, signature: memoryview
+    ) -> None:
+        if verifier is None:
+            raise KeyUnavailable("the batch holds signed objects, and this process was given no key to verify them")
+        try:
+            self._read_head(blob, beside)
+        except (struct.error, ValueError) as error:
+            raise CheckpointDamaged(f"encoded objects are damaged: {error}") from None
+        digests = hashlib.sha256()
+        for _, buffers in self._parts:
+            for buffer in buffers:
+                digests.update(buffer)
+        digests.update(blob)
+        verifier.verify(context, digests.digest(), bytes(signature))
+        self._loaded: dict[int, list[Any]] = {}
+        self.error: str | None = None
+
+    def _read_head(self, blob: memoryview, beside: Beside) -> None:
+        (count,) = _COUNT.unpack_from(blob)
+        here = _COUNT.size
+        if count * _PART.size > len(blob):
+            raise ValueError("more parts than bytes")
+        sizes = [_PART.unpack_from(blob, here + i * _PART.size) for i in range(count)]
+        here += count * _PART.size
+        span_count = sum(buffer_count for _, buffer_count in sizes)
+        if here + span_count * _SPAN.size + sum(size for size, _ in sizes) != len(blob):
+            raise ValueError("its lengths do not add up")
+        spans = iter([beside.take(*_SPAN.unpack_from(blob, here + i * _SPAN.size)) for i in range(span_count)])
+        ends = list(accumulate((size for size, _ in sizes), initial=here + span_count * _SPAN.size))
+        self._parts = [
+            (blob[ends[i] : ends[i + 1]], [next(spans) for _ in range(buffer_count)])
+            for i, (_, buffer_count) in enumerate(sizes)
+        ]
+
+    def find(self, part: int, number: int) -> Any:
+        """The object, or None with ``error`` set."""
+        if part not in self._loaded:
+            if part >= len(self._parts):
+                raise ValueError("an object that is not there")
+            try:
+                self._loaded[part] = load_objects(*self._parts[part])
+            except UnreadableObject as error:
+                self.error = str(error)
+                return None
+        objects = self._loaded[part]
+        if number >= len(objects):
+            raise ValueError("an object that is not there")
+        return objects[number]
+
+    def unreadable(self) -> Unreadable:
+        """The item that ``error`` is about; clears it for the next."""
+        text, self.error = self.error, None
+        return Unreadable(EmissionNotSerializable(f"an object of this value cannot be built here: {text}"))

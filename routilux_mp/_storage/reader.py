@@ -1,0 +1,264 @@
+"""Walking over a job's commit files, wherever they are by now.
+
+Nothing here writes. The rules it owns: (6) absence ends a walk but decides nothing; (7) checksum,
+hash chain and each OPEN's record of the epoch before it are checked, damage falls back to the
+archive only when that is whole, and nothing is dropped silently, least of all a hole in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..errors import CheckpointDamaged
+from . import frames
+from .archive import Archive
+from .files import let_go
+from .frames import COMMIT, KIND_NAMES, OPEN, SEAL, CheckpointFile
+from .layout import COMMIT_FILE_BYTES_MAX, EPOCHS, commit_name, epoch_name, parse_commit, parse_epoch
+from .place import Place
+from .put import LOOK_AGAIN_S
+
+_HOLE_LOOKS = 8
+
+
+class LogRef(NamedTuple):
+    """Where the bytes of a frame are; it stays true when the epoch is archived."""
+
+    epoch: int
+    commit: int
+    frame: int
+
+
+@dataclass
+class Walk:
+    """The commit files from some point to the end of the log, in order."""
+
+    files: list[CheckpointFile] = field(default_factory=list)
+
+    @property
+    def last(self) -> CheckpointFile | None:
+        return self.files[-1] if self.files else None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+
+class LogReader:
+    """Reads one job's commit files, wherever they are by now."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._epochs = place.where(EPOCHS)
+        self._archives: dict[int, Archive] = {}
+        self._recent: CheckpointFile | None = None
+
+    def walk(self, epoch: int, number: int = 1, digest: bytes | None = None) -> Walk:
+        """Everything from file `number` of `epoch` on; `digest` is that of the file before, None to trust it.
+
+        Raises:
+            CheckpointDamaged: the log cannot be read to its end.
+        """
+        walk = Walk()
+        while True:
+            trouble: CheckpointDamaged | None = None
+            part: list[CheckpointFile] = []
+            try:
+                self._read_epoch(part, epoch, number, digest)
+            except CheckpointDamaged as error:
+                trouble = error
+            following = self.file(epoch + 1, 1)
+            if following is None:
+                if trouble is not None:
+                    raise trouble
+                self._check_no_hole(part, epoch, number, digest)
+                walk.files += part
+                return walk
+            if trouble is not None or not is_end_of(part[-1] if part else None, following):
+                # Its files were collected, or one of them is damaged: the archive holds them all.
+                part = self._from_archive(epoch, number, digest, following, trouble)
+            walk.files += part
+            digest = part[-1].digest if part else digest
+            epoch, number = epoch + 1, 1
+
+    def file(self, epoch: int, number: int) -> CheckpointFile | None:
+        """One commit file of the directory, else of the archive when it is damaged; None when not there."""
+        try:
+            with self.place.dir(EPOCHS, epoch_name(epoch)) as at:
+                return self._read_file(at, epoch, number)
+        except FileNotFoundError:
+            return None
+        except CheckpointDamaged as error:
+            try:
+                return self.archive(epoch).file(number)
+            except (FileNotFoundError, CheckpointDamaged):
+                raise error from None
+
+    def archive(self, epoch: int) -> Archive:
+        """The archive of `epoch`; FileNotFoundError when there is none."""
+        found = self._archives.get(epoch)
+        if found is None:
+            found = self._archives[epoch] = Archive(self.place, epoch)
+        return found
+
+    def epoch_files(self, epoch: int) -> Iterator[CheckpointFile]:
+        """An ended epoch, lazily: from its archive, else from its directory."""
+        try:
+            archive = self.archive(epoch)
+        except FileNotFoundError:
+            part: list[CheckpointFile] = []
+            self._read_epoch(part, epoch, 1, None)
+            following = self.file(epoch + 1, 1)
+            if following is None or not is_end_of(part[-1] if part else None, following):
+                raise CheckpointDamaged(
+                    f"{self._epochs}/{epoch_name(epoch)} is damaged: files are missing and there is no archive"
+                ) from None
+            yield from part
+        else:
+            yield from archive.files()
+
+    def frame(self, ref: LogRef) -> bytes:
+        """The bytes of one frame.
+
+        Raises:
+            CheckpointDamaged: neither the commit file nor the archive has it.
+        """
+        epoch, number, index = ref
+        file = self._recent
+        if file is None or (file.header.epoch, file.header.number) != (epoch, number):
+            file = self._find(epoch, number)
+            self._recent = file
+        if file.header.kind != COMMIT or not 0 <= index < len(file.frames):
+            raise CheckpointDamaged(f"{self._where(epoch, number)} has no frame {index}, which the log refers to")
+        return file.frames[index]
+
+    def standing(self, epoch: int, number: int, digest: bytes) -> CheckpointFile:
+        """The file that follows the one with `digest`; FileNotFoundError while it is not seen."""
+        part: list[CheckpointFile] = []
+        with self.place.dir(EPOCHS, epoch_name(epoch)) as at:
+            part.append(self._read_file(at, epoch, number))
+        if part[0].header.predecessor != digest:
+            raise CheckpointDamaged(f"{self._where(epoch, number)} is damaged: it does not follow the file before it")
+        return part[0]
+
+    def _find(self, epoch: int, number: int) -> CheckpointFile:
+        file = None
+        try:
+            file = self.file(epoch, number)
+        except CheckpointDamaged:
+            pass  # the archive may have it; when it has not, that is what is reported
+        if file is not None and file.header.kind == COMMIT:
+            return file
+        # A sealer that slept through a collection may have put a SEAL where a COMMIT was: the archive knows.
+        try:
+            return self.archive(epoch).file(number)
+        except FileNotFoundError:
+            where = self._where(epoch, number)
+            raise CheckpointDamaged(f"{where} is missing or damaged, and there is no archive of its epoch") from None
+
+    def _read_epoch(self, part: list[CheckpointFile], epoch: int, number: int, digest: bytes | None) -> None:
+        """Append what the directory holds from `number` on, up to the SEAL or the first absence."""
+        try:
+            handle = self.place.open(EPOCHS, epoch_name(epoch))
+        except FileNotFoundError:
+            return
+        try:
+            while True:
+                file = self._read_file(handle, epoch, number)
+                if digest is not None and file.header.predecessor != digest:
+                    raise CheckpointDamaged(
+                        f"{self._where(epoch, number)} is damaged: it does not follow the file before it"
+                    )
+                part.append(file)
+                if file.header.kind == SEAL:
+                    return
+                digest = file.digest
+                number += 1
+        except FileNotFoundError:
+            return
+        finally:
+            let_go(self.place.fs, handle)
+
+    def _read_file(self, at: int, epoch: int, number: int) -> CheckpointFile:
+        name = commit_name(number)
+        try:
+            raw = self.place.fs.read(name, at, COMMIT_FILE_BYTES_MAX)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self.place.unreadable(error, EPOCHS, epoch_name(epoch), name) from error
+        file = frames.decode(raw, f"{self._epochs}/{epoch_name(epoch)}/{name}")
+        header = file.header
+        if header.epoch != epoch or header.number != number or (header.kind == OPEN) != (number == 1):
+            raise CheckpointDamaged(
+                f"{self._where(epoch, number)} is damaged: it is {KIND_NAMES.get(header.kind, header.kind)} "
+                f"{header.number} of epoch {header.epoch}"
+            )
+        return file
+
+    def _from_archive(
+        self,
+        epoch: int,
+        number: int,
+        digest: bytes | None,
+        following: CheckpointFile,
+        trouble: CheckpointDamaged | None,
+    ) -> list[CheckpointFile]:
+        try:
+            part = list(self.archive(epoch).files())
+        except FileNotFoundError:
+            raise trouble or CheckpointDamaged(
+                f"{self._epochs}/{epoch_name(epoch)} is damaged: files are missing and there is no archive"
+            ) from None
+        if not is_end_of(part[-1], following):
+            raise trouble or CheckpointDamaged(
+                f"{self.place.where(EPOCHS, epoch_name(epoch + 1))}: its OPEN does not name the epoch before it"
+            )
+        if digest is not None and (part[number - 2].digest if number > 1 else part[0].header.predecessor) != digest:
+            raise CheckpointDamaged(
+                f"{self._where(epoch, number)} is damaged: the archive does not follow what came before"
+            )
+        return part[number - 1 :]
+
+    def _check_no_hole(self, part: list[CheckpointFile], epoch: int, number: int, digest: bytes | None) -> None:
+        """The log ends here: nothing later may be there. (What is seen is there, even if absence proves nothing.)"""
+        for wait_s in LOOK_AGAIN_S[:_HOLE_LOOKS]:
+            last = part[-1] if part else None
+            at = last.header.number if last is not None else number - 1
+            is_sealed = last is not None and last.header.kind == SEAL
+            beyond = [e for e in map(parse_epoch, self.place.names(EPOCHS)) if e is not None and e > epoch]
+            opened = next((e for e in beyond if self.file(e, 1) is not None), None)
+            if is_sealed and opened in (None, epoch + 1):
+                return  # its own roll or another's take-over goes on; this reading ends at the SEAL
+            later = [
+                n for n in map(parse_commit, self.place.names(EPOCHS, epoch_name(epoch))) if n is not None and n > at
+            ]
+            if not is_sealed and not later and opened is None:
+                return
+            self.place.root.putter.sleep(wait_s)
+            if not is_sealed:
+                self._read_epoch(part, epoch, at + 1, last.digest if last is not None else digest)
+                if len(part) > 0 and part[-1] is not last:
+                    return  # a living owner goes on writing; this reading ends where it ends
+        missing = self._where(epoch + 1, 1) if is_sealed else self._where(epoch, at + 1)
+        raise CheckpointDamaged(f"{missing} is missing although later files are there; nothing was changed")
+
+    def _where(self, epoch: int, number: int) -> str:
+        return f"{self._epochs}/{epoch_name(epoch)}/{commit_name(number)}"
+
+
+def is_end_of(last: CheckpointFile | None, following: CheckpointFile) -> bool:
+    """Whether `last` is the SEAL that the OPEN `following` says it came after."""
+    if last is None or last.header.kind != SEAL or following.header.predecessor != last.digest:
+        return False
+    record = document_of(following).get("predecessor")
+    return record == {"files": last.header.number, "sha256": last.digest.hex()}
+
+
+def document_of(file: CheckpointFile) -> dict[str, object]:
+    where = f"{KIND_NAMES.get(file.header.kind)} of epoch {file.header.epoch}"
+    if not file.frames:
+        raise CheckpointDamaged(f"the {where} is damaged: its document is missing")
+    return frames.decode_document(file.frames[0], where)

@@ -1,0 +1,222 @@
+"""A job as its caller holds it. Methods may be called from any thread; the loop does what they ask."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
+
+from .._core import outstanding
+from .._core.batch import Batch
+from .._core.job import Group, Item
+from .._core.records import Durable
+from .._core.stimuli import Annotate, Cancel, Close, Pause, Post, Resume, StateOp, Stimulus
+from .._core.view import JobView
+from .._serialization.batch import Unreadable, decode_batch, decode_value
+from .._serialization.places import emission_place, slot_place
+from .._storage.codec import decode_record
+from ..errors import UnknownName
+from .live import LiveJob
+from .records import HistoryItem, history_of, log_of, results_of
+
+if TYPE_CHECKING:
+    from .supervisor import Supervisor
+
+
+class JobHandle:
+    """One job of this process: running here, or ended here."""
+
+    def __init__(self, supervisor: Supervisor, live: LiveJob) -> None:
+        self._supervisor = supervisor
+        self._live = live
+        self.job_id = live.job.job_id
+
+    @property
+    def view(self) -> JobView:
+        """What the job looks like: the newest durable picture."""
+        return self._live.view
+
+    @property
+    def lost(self) -> BaseException | None:
+        """Why this process does not own the job any more; None while it does or once it has ended."""
+        return self._live.lost
+
+    def wait(self, predicate: Callable[[JobView], bool], timeout_s: float | None = None) -> bool:
+        """Wait until the published view satisfies ``predicate``; False after ``timeout_s``.
+
+        Raises:
+            Fenced, OutcomeUnknown, BackendError: the job was given up before.
+        """
+        live = self._live
+        with live.changed:
+            live.changed.wait_for(lambda: predicate(live.view) or live.lost is not None, timeout_s)
+            if predicate(live.view):
+                return True
+            if live.lost is not None:
+                raise live.lost
+            return False
+
+    def wait_sealed(self, timeout_s: float | None = None) -> bool:
+        """Wait until the ended job is sealed and its views are written."""
+        with self._live.changed:
+            return self._live.changed.wait_for(lambda: self._live.is_finished or self._live.lost is not None, timeout_s)
+
+    # -- commands -----------------------------------------------------------------------------
+
+    def pause(self, reason: str = "", checkpoint: bytes = b"", timeout_s: float | None = None) -> bool:
+        """Pause, and wait until the job is paused or has ended. False after ``timeout_s``; the wish stands."""
+        points = len(self.view.pause_points)
+        if not self._tell(Pause(reason, checkpoint)):
+            return False
+        return self.wait(lambda v: len(v.pause_points) > points or v.is_terminal, timeout_s)
+
+    def resume(self) -> None:
+        """Go on after a pause; returns once that is durable."""
+        if self._tell(Resume()):
+            self.wait(lambda v: v.status != "paused" and v.closing != "paused")
+
+    def cancel(self, reason: str = "", timeout_s: float | None = None) -> bool:
+        """Cancel, and wait until the job has ended. False after ``timeout_s``; the wish stands."""
+        return self._tell(Cancel(reason)) and self.wait(lambda v: v.is_terminal, timeout_s)
+
+    def annotate(self, ops: Sequence[StateOp]) -> None:
+        """Write state from outside; durable when it returns."""
+        self._tell(Annotate(tuple(ops)), settle=True)
+
+    def post(self, routine: str, slot: str, params: dict[str, Any]) -> None:
+        """Put data into a slot from outside the flow; durable when it returns."""
+        topology = self._live.job.topology
+        number = topology.index_of(routine)
+        if number is None:
+            raise UnknownName(f"Routine '{routine}' not found in flow")
+        slots = topology.routines[number].slots
+        if slot not in slots:
+            raise UnknownName(f"Slot '{slot}' not found in routine '{routine}'")
+        batch = self._supervisor.encode(params, slot_place(self.job_id, routine, slot))
+        self._tell(Post(number, slots.index(slot), batch), settle=True)
+
+    def close_input(self) -> None:
+        """Nothing more will be posted: the job completes when it is quiet."""
+        self._tell(Close())
+
+    def _tell(self, stimulus: Stimulus, settle: bool = False) -> bool:
+        """Let the loop do it. False when the caller is a handler in the loop's own thread: it is then a wish."""
+        live = self._live
+
+        def happen() -> int:
+            if self.job_id in loop.jobs:
+                loop.happen(live, stimulus, self._supervisor.clock.now_ns())
+                live.is_dirty = True
+            return live.version + 1
+
+        loop = self._supervisor.loop
+        version = self._supervisor.call(happen)
+        if version is None:
+            return False
+        if settle and not live.view.is_terminal:
+            self.wait(lambda v: v.version >= version or v.is_terminal)
+        return True
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def history(self) -> Iterator[HistoryItem]:
+        """The execution history, complete, in commit order, read as it is asked for."""
+        job = self._live.job
+        with self._records() as records:
+            yield from history_of(self.job_id, job.topology, job.entry_slot, records, self._decode)
+
+    def results(self, routine: str, event: str) -> Iterator[dict[str, Any]]:
+        """What was emitted on an event that is connected to nothing; each exactly once.
+
+        Raises:
+            ValueError: no such routine or event.
+        """
+        topology = self._live.job.topology
+        number = topology.index_of(routine)
+        if number is None:
+            raise UnknownName(f"Routine '{routine}' not found in flow")
+        if event not in topology.routines[number].events:
+            raise UnknownName(f"Event '{event}' not found in routine '{routine}'")
+        index = topology.routines[number].events.index(event)
+        with self._records() as records:
+            yield from results_of(self.job_id, topology, number, index, records, self._decode)
+
+    def shared_log(self) -> Iterator[Any]:
+        """The entries of the shared log, in commit order."""
+        with self._records() as records:
+            yield from log_of(self.job_id, records, lambda data, place: decode_value(data, self._signer, place))
+
+    def pending(self) -> list[dict[str, Any]]:
+        """Activations that have not returned, in order per routine."""
+        job = self._live.job
+        owed = self._supervisor.call(lambda: outstanding.outstanding(job)) or []
+        out: list[dict[str, Any]] = []
+        for one in owed:
+            spec = job.topology.routines[one.routine]
+            for seq, slot, data in self._inputs(one.routine, one.item):
+                out.append(
+                    {
+                        "activation_id": f"{self.job_id}/{spec.routine_id}/{seq}",
+                        "routine_id": spec.routine_id,
+                        "slot_name": slot,
+                        "data": data,
+                        "priority": 0,
+                        "metadata": {},
+                        "attempt": one.attempt,
+                        "not_before": one.due_ns,
+                    }
+                )
+        return out
+
+    def document(self) -> dict[str, Any]:
+        """What a serialised JobState holds beyond its view."""
+        return {"pending_tasks": self.pending(), "shared_log": list(self.shared_log())}
+
+    def _inputs(self, routine: int, item: Item) -> Iterator[tuple[int, str | None, Any]]:
+        spec = self._live.job.topology.routines[routine]
+        if isinstance(item, Group):
+            values: dict[str, list[Any]] = {slot: [] for slot in spec.slots}
+            for run in item.runs:
+                values[spec.slots[run.slot]] += self._run_values(routine, run.connection, run.slot, run.batch, run)
+            yield item.seq, None, values
+            return
+        slot = spec.slots[item.slot]
+        for offset, value in enumerate(self._run_values(routine, item.connection, item.slot, item.batch, item)):
+            yield item.seq + offset, slot, value
+
+    def _run_values(self, routine: int, connection: int, slot: int, batch: Batch, run: Any) -> list[Any]:
+        topology = self._live.job.topology
+        if connection < 0:
+            spec = topology.routines[routine]
+            place = slot_place(self.job_id, spec.routine_id, spec.slots[slot])
+        else:
+            source, event, _, _ = topology.connections[connection]
+            spec = topology.routines[source]
+            place = emission_place(self.job_id, spec.routine_id, spec.events[event])
+        return self._decode(batch, place)[run.start : run.start + run.count]
+
+    @property
+    def _signer(self) -> Any:
+        return self._supervisor.signer
+
+    def _decode(self, batch: Batch, place: bytes) -> list[Any]:
+        data = batch.data if batch.data is not None else self._supervisor.read_batch(self._live, batch)
+        values = decode_batch(self._supervisor.payloads(self._live).open(data), self._signer, place)
+        for value in values:
+            if type(value) is Unreadable:
+                raise value.error
+        return values
+
+    @contextmanager
+    def _records(self) -> Iterator[Iterator[Durable]]:
+        if self._live.memory is not None:
+            yield iter(self._live.memory.records())
+            return
+        log = self._supervisor.store.read(self.job_id)
+        yield (decode_record(data, tuple(ref)) for ref, data in log.history())  # type: ignore[arg-type]
+
+
+def deadline_of(timeout_s: float | None) -> Callable[[], float | None]:
+    """How much of a time limit is left, seconds; None for ever."""
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    return lambda: None if end is None else max(0.0, end - time.monotonic())

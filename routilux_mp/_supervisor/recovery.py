@@ -1,0 +1,117 @@
+"""From a checkpoint directory to a job that goes on: read, fold, fence the previous owner.
+
+There is no second code path: recovery is :func:`apply` over what the log says, and whatever is
+then outstanding is dispatched like anything else.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .._core.apply import apply
+from .._core.job import Job
+from .._core.topology import Topology
+from .._storage.codec import decode_record, decode_snapshot
+from .._storage.owner import OwnerInfo, start_ticks
+from ..errors import CheckpointDamaged, FlowMismatch, JobOwned
+from ..settings import Settings
+
+if TYPE_CHECKING:
+    from .._storage.replay import JobLog, LogRef
+
+
+def new_job(job_id: str, settings: Settings) -> Job:
+    return Job(
+        job_id,
+        max_crashes=settings.max_crashes,
+        grace_s=settings.grace_s,
+        ordered_window_max=settings.ordered_window_max,
+    )
+
+
+def fold(log: JobLog, settings: Settings, job: Job | None = None, after: LogRef | None = None) -> Job:
+    """The job that a reading of its directory describes; or ``job``, carried on with what came ``after``.
+
+    Raises:
+        CheckpointDamaged: the log says nothing, or something impossible.
+    """
+    if job is None:
+        job = new_job(log.job_id, settings)
+        if log.snapshot is not None:
+            decode_snapshot(log.snapshot, job)
+    for ref, data in log.frames():
+        if after is not None and ref[:2] <= after[:2]:
+            continue
+        try:
+            apply(job, decode_record(data, tuple(ref)))  # type: ignore[arg-type]
+        except (AssertionError, IndexError, KeyError) as error:
+            raise CheckpointDamaged(f"job {log.job_id}: the record at {tuple(ref)} does not fit what precedes it") from error
+    if job.status == "pending":
+        raise CheckpointDamaged(f"job {log.job_id}: its directory holds no first record; it never began")
+    return job
+
+
+def refuse_living_owner(owner: OwnerInfo | None, me: OwnerInfo, job_id: str) -> None:
+    """Raise :class:`JobOwned` when the last owner is a living process of this host."""
+    if owner is None or owner.token == me.token or not owner.is_on_this_host(me):
+        return
+    if is_alive(owner.pid, owner.start_ticks):
+        raise JobOwned(
+            f"job {job_id} is owned by process {owner.pid} on this host ({owner.host}), which is alive; "
+            "stop it, or resume with takeover=True"
+        )
+
+
+def is_alive(pid: int, started: int) -> bool:
+    """Whether the process of this host that started then still runs; a zombie does not."""
+    if start_ticks(pid) != started:
+        return False
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
+def check_same_flow(job: Job, topology: Topology) -> None:
+    """Raise ``ValueError`` naming what differs between the job's flow and the one it is to go on with."""
+    old = job.topology
+    if old.flow_id != topology.flow_id:
+        raise FlowMismatch(f"JobState flow_id '{old.flow_id}' does not match Flow flow_id '{topology.flow_id}'")
+    new = {r.routine_id: r for r in topology.routines}
+    for spec in old.routines:
+        mine = new.get(spec.routine_id)
+        if mine is None:
+            raise FlowMismatch(f"Routine '{spec.routine_id}' of job {job.job_id} not found in flow '{topology.flow_id}'")
+        for kind, before, now in (("Slot", spec.slots, mine.slots), ("Event", spec.events, mine.events)):
+            gone = sorted(set(before) - set(now))
+            if gone:
+                raise FlowMismatch(f"{kind} '{gone[0]}' not found in routine '{spec.routine_id}'")
+
+
+def with_settings_of(job: Job, topology: Topology) -> None:
+    """Retry rules, time limits and worker counts are those of the flow that is passed to ``resume``.
+
+    What routes and numbers emissions stays as it is on record.
+    """
+    new = {r.routine_id: r for r in topology.routines}
+    routines = []
+    for spec in job.topology.routines:
+        mine = new[spec.routine_id]
+        workers = spec.workers if spec.is_ordered else mine.workers
+        routines.append(
+            spec._replace(error=mine.error, timeout_s=mine.timeout_s, workers=workers, queue_max=mine.queue_max)
+        )
+    job.topology = replace(job.topology, routines=tuple(routines), strategy=topology.strategy)
+
+
+def environment() -> dict[str, object]:
+    """What a fresh process needs to find the same modules."""
+    import sys
+
+    return {"sys_path": [p or os.getcwd() for p in sys.path], "cwd": os.getcwd(), "argv": list(sys.argv)}

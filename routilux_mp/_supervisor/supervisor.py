@@ -1,0 +1,408 @@
+"""The supervisor of one runtime: a thread that runs the loop, and the calls that reach it.
+
+Nothing is started before the first job: no thread, no process, no file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import uuid
+import weakref
+from concurrent.futures import Future
+from typing import Any, Callable, Mapping, NamedTuple, TypeVar
+
+from .._core.batch import Batch
+from .._core.stimuli import Close, Resume, Submit
+from .._core.topology import Topology
+from .._serialization.batch import encode_batch
+from .._serialization.packing import pack
+from .._serialization.places import slot_place
+from .._serialization.signing import SIGNATURE_BYTES, Signer
+from .._storage.codec import batches_of, decode_record
+from .._storage.layout import epoch_name
+from .._storage.log import Tenure as DurableTenure
+from .._storage.replay import LogRef
+from .._storage.store import Store
+from .._worker.spill import PayloadReader
+from ..backends.base import Backend, Code, JobInfo
+from ..errors import BackendError, NotShippable, RuntimeClosed, UnknownName
+from ..settings import Settings
+from . import recovery
+from .clock import SystemClock
+from .committer import Committer, InstantCommitter, ThreadCommitter
+from .handle import JobHandle, deadline_of
+from .live import LiveJob, NullTenure
+from .loop import Loop
+from .placement import WorkerSlot
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+#: Where the code of a job is: the first frame of its first commit.
+CODE_PLACE = LogRef(1, 2, 0)
+
+
+class CompiledFlow(NamedTuple):
+    """A flow, ready to run."""
+
+    topology: Topology
+    routines: Mapping[str, Any]
+    flow_doc: bytes
+    flow_id: str
+    max_workers: int = 0  # the flow's own bound on worker processes; 0: the runtime's
+
+
+class Supervisor:
+    """Owns the loop, its workers and the jobs they run."""
+
+    def __init__(self, settings: Settings, describe: Callable[[JobHandle], bytes] | None = None) -> None:
+        self.settings = settings
+        self.clock = SystemClock()
+        self.signer = Signer.from_settings(settings, may_create=True)
+        self.store = Store(settings.checkpoint_dir, settings)
+        self.loop: Loop = None  # type: ignore[assignment]  # made by _start
+        self._describe = describe
+        self._backend: Backend | None = None
+        self._committer: Committer | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._should_stop = False
+        self._handles: weakref.WeakValueDictionary[str, JobHandle] = weakref.WeakValueDictionary()
+        self._flow_docs: dict[str, bytes] = {}
+        self._codes: dict[str, Code] = {}
+        self._code_changed = threading.Condition()
+
+    @property
+    def is_durable(self) -> bool:
+        return self.settings.durability != "none"
+
+    # -- jobs ---------------------------------------------------------------------------------
+
+    def submit(
+        self, flow: CompiledFlow, *, entry: str | None, slot: str | None, params: dict[str, Any] | None,
+        metadata: dict[str, Any] | None = None, job_id: str | None = None, timeout_s: float | None = None,
+    ) -> JobHandle:  # fmt: skip
+        """A new job; it is durable, and on its way, when this returns.
+
+        Raises:
+            NotShippable: code of the flow cannot be sent to workers, naming it.
+            EmissionNotSerializable: the parameters.
+            StorageError: the checkpoint directory cannot be used.
+        """
+        self._start()
+        job_id = job_id or str(uuid.uuid4())
+        number = -1 if entry is None else flow.topology.index_of(entry)
+        if number is None:
+            raise UnknownName(f"Routine '{entry}' not found in flow")
+        slots = flow.topology.routines[number].slots
+        index = slots.index(slot) if slot in slots else 0
+        batch = None
+        if entry is not None and params is not None:
+            batch = self.encode(params, slot_place(job_id, entry, slots[index]))
+        code = self._code_of(flow)
+        self._load(code)
+        stimulus = Submit(
+            flow.flow_id, flow.topology.to_plain(), number, index, batch,
+            pack_metadata(metadata or {}), self._signed_code(job_id, code),
+        )  # fmt: skip
+        tenure = self.store.create(job_id, flow.flow_doc) if self.is_durable else NullTenure(self.settings.history_inline_max)
+        self._allow(flow, code)
+        live = LiveJob(recovery.new_job(job_id, self.settings), tenure, code.code_id)
+        if timeout_s is not None:
+            live.execution_deadline_ns = self.clock.now_ns() + int(timeout_s * 1e9)
+        self._flow_docs[job_id] = flow.flow_doc
+        return self._enter(live, stimulus)
+
+    def resume(self, flow: CompiledFlow | None, job_id: str, *, takeover: bool = False) -> JobHandle:
+        """Go on with a job: one of this process, or a paused, orphaned or handed-over one of this root.
+
+        Raises:
+            ValueError: no such job, or the flow is another one.
+            JobOwned: another living supervisor has it.
+            CheckpointDamaged, CheckpointFormat: its directory cannot be used.
+        """
+        self._start()
+        handle = self._handles.get(job_id)
+        if handle is not None and handle.lost is None:
+            if not handle.view.is_terminal:
+                handle.resume()
+            return handle
+        reading = self.store.read(job_id)
+        job = recovery.fold(reading, self.settings)
+        if flow is not None:
+            recovery.check_same_flow(job, flow.topology)
+        if job.is_terminal:
+            live = LiveJob(job, NullTenure(0), "")
+            live.memory = None
+            live.is_finished = True
+            return self._handle(live)
+        if not takeover and not reading.is_sealed:
+            recovery.refuse_living_owner(reading.owner, self.store.owner, job_id)
+        code = self._code_of(flow) if flow is not None else self._stored_code(job_id, reading.read(CODE_PLACE))
+        self._load(code)
+        newer, tenure = self.store.take_over(job_id, "takeover", reading)
+        recovery.fold(newer, self.settings, job, LogRef(reading.epoch, reading.commit, 0))
+        if flow is not None:
+            recovery.with_settings_of(job, flow.topology)
+            self._allow(flow, code)
+        live = LiveJob(job, tenure, code.code_id)
+        return self._enter(live, Resume())
+
+    def handles(self) -> list[JobHandle]:
+        """The jobs of this process that somebody still looks at, or that run."""
+        return list(self._handles.values())
+
+    def wait_all(self, timeout_s: float | None = None, flow_id: str | None = None) -> bool:
+        """Wait until every job (of one flow) has ended or is paused; False after ``timeout_s``."""
+        left = deadline_of(timeout_s)
+        for handle in self.handles():
+            if flow_id is None or handle.view.flow_id == flow_id:
+                if handle.lost is None and not handle.wait(lambda v: v.is_terminal or v.status == "paused", left()):
+                    return False
+        return True
+
+    def close(self, wait: bool = True, timeout_s: float | None = None) -> None:
+        """Leave: with ``wait`` after all queued work is done, else after what runs now. Nothing is lost.
+
+        What has not ended then is sealed for hand-over and can be resumed, here or elsewhere.
+        """
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        if self._thread is None:
+            self.store.close()
+            return
+        left = deadline_of(timeout_s)
+        if wait:
+            self.call(self._close_inputs)
+            self.wait_all(left())
+        self.call(self.loop.drain)
+        for handle in self.handles():
+            if handle.view.is_terminal:
+                handle.wait_sealed(self.settings.grace_s)
+        self._should_stop = True
+        self._backend_or_fail().wake()
+        self._thread.join()
+
+    # -- the loop's thread --------------------------------------------------------------------
+
+    def call(self, function: Callable[[], T]) -> T | None:
+        """Run ``function`` in the loop's thread and return its result.
+
+        From a handler in that very thread (inline backend) it is only noted, and None returned.
+        """
+        if threading.current_thread() is self._thread:
+            self.loop.commands.append(function)  # type: ignore[arg-type]
+            return None
+        future: Future[T] = Future()
+
+        def run() -> None:
+            future.set_result(function())
+
+        self.loop.commands.append(run)
+        self._backend_or_fail().wake()
+        while True:
+            try:
+                return future.result(timeout=1.0)
+            except TimeoutError:
+                if self._thread is None or not self._thread.is_alive():
+                    raise RuntimeClosed("the runtime has been shut down") from None
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeClosed("the runtime has been shut down; make a new Runtime")
+            if self._thread is not None:
+                return
+            backend = make_backend(self.settings.backend)
+            self._backend = backend
+            self._committer = ThreadCommitter(backend.wake) if self.is_durable else InstantCommitter()
+            self.loop = Loop(
+                self.settings, backend, self._committer, self.clock,
+                introduce=self._introduce, read_batch=self.read_batch, on_print=_print, documents=self._documents,
+                workers_max=self.settings.max_workers or os.cpu_count() or 1,
+            )  # fmt: skip
+            self.loop.on_code = self._on_code
+            self._thread = threading.Thread(target=self._run, name="routilux-supervisor", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        loop = self.loop
+        try:
+            while not self._should_stop:
+                loop.turn(None)
+            self._drain_and_leave()
+        finally:
+            # Whoever waits must learn of it, also when the loop itself failed.
+            for live in list(loop.jobs.values()):
+                live.lose(BackendError(f"the supervisor has left job {live.job.job_id}; resume it to go on"))
+            self._backend_or_fail().close()
+            if self._committer is not None:
+                self._committer.close()
+            self.store.close()
+
+    def _drain_and_leave(self) -> None:
+        loop = self.loop
+        end = self.clock.monotonic_ns() + int(self.settings.grace_s * 1e9)
+        while not loop.is_quiet and self.clock.monotonic_ns() < end:
+            loop.turn(0.05)
+        for live in list(loop.jobs.values()):
+            if live.in_flight is None and not live.is_sealing and live.blocked is None:
+                live.tenure.write_views(*self._documents(live)())
+                live.tenure.seal("handover")
+            live.tenure.close()
+
+    def _close_inputs(self) -> None:
+        for live in list(self.loop.jobs.values()):
+            self.loop.happen(live, Close(), self.clock.now_ns())
+
+    def _enter(self, live: LiveJob, stimulus: Submit | Resume) -> JobHandle:
+        handle = self._handle(live)
+        self.call(lambda: self.loop.add(live, stimulus))
+        handle.wait(lambda v: v.version > 0 and v.status != "pending")
+        return handle
+
+    def _handle(self, live: LiveJob) -> JobHandle:
+        handle = JobHandle(self, live)
+        live.handle = handle
+        self._handles[handle.job_id] = handle
+        return handle
+
+    def _backend_or_fail(self) -> Backend:
+        assert self._backend is not None
+        return self._backend
+
+    # -- code ---------------------------------------------------------------------------------
+
+    def _code_of(self, flow: CompiledFlow) -> Code:
+        if self.settings.backend == "inline":
+            return Code(f"inline-{id(flow.routines)}", None, flow.routines, recovery.environment())
+        from .._serialization.code import pack_code
+
+        bundle = pack_code(flow.routines, main=sys.modules.get("__main__"))
+        return Code(bundle.digest, bundle.data, None, recovery.environment())
+
+    def _load(self, code: Code) -> None:
+        """Have the workers' nursery load the code, and wait for its word."""
+        loop = self.loop
+        if code.code_id in loop.code_ready:
+            return
+        if code.code_id not in self._codes:
+            self._codes[code.code_id] = code
+            self.call(lambda: self._backend_or_fail().load(code))
+        with self._code_changed:
+            self._code_changed.wait_for(lambda: code.code_id in loop.code_ready or code.code_id in loop.code_refused)
+        if code.code_id in loop.code_refused:
+            self._codes.pop(code.code_id, None)
+            raise NotShippable(loop.code_refused.pop(code.code_id))
+
+    def _allow(self, flow: CompiledFlow, code: Code) -> None:
+        if flow.max_workers:
+            is_fixed = self.settings.max_workers > 0
+            self.call(lambda: self.loop.placement.allow(code.code_id, flow.max_workers, is_fixed))
+
+    def _on_code(self, code_id: str) -> None:
+        with self._code_changed:
+            self._code_changed.notify_all()
+
+    def _signed_code(self, job_id: str, code: Code) -> tuple[Any, ...]:
+        """(code id, environment, signature and bundle), as the first record keeps it."""
+        if code.bundle is None or not self.is_durable:
+            return ()
+        environment = pack(dict(code.environment))
+        content = pack((code.code_id, environment, code.bundle))
+        return (self.signer.sign(_code_place(job_id), content) + content,)
+
+    def _stored_code(self, job_id: str, frame: bytes) -> Code:
+        from .._serialization.packing import unpack
+        from .._core.records import Submitted
+
+        record = decode_record(frame)
+        if not isinstance(record, Submitted) or not record.code:
+            raise NotShippable(f"job {job_id} keeps no code of its flow; resume it from a program that defines the flow")
+        signed = record.code[0]
+        signature, content = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
+        self.signer.verify(_code_place(job_id), content, signature)
+        code_id, environment, bundle = unpack(content)
+        return Code(code_id, bundle, None, unpack(environment))
+
+    # -- what the loop asks for ---------------------------------------------------------------
+
+    def encode(self, params: dict[str, Any], place: bytes) -> Batch:
+        """A value from outside as a batch of one."""
+        return Batch(*encode_batch([params], self.signer, place))
+
+    def read_batch(self, live: LiveJob, batch: Batch) -> bytes:
+        """The bytes of a batch whose copy in memory was dropped."""
+        assert batch.ref is not None and isinstance(live.tenure, DurableTenure)
+        epoch, commit, frame, number = batch.ref
+        record = decode_record(live.tenure.read(LogRef(epoch, commit, frame)))
+        data = list(batches_of(record))[number].data
+        assert data is not None
+        return data
+
+    def payloads(self, live: LiveJob) -> PayloadReader:
+        """Opens the payloads of a job, also those that lie in blobs."""
+        if live.payloads is None:
+            live.payloads = PayloadReader(f"{self.store.view_paths(live.job.job_id).blobs}/-" if self.is_durable else None)
+        return live.payloads
+
+    def _blob_dir(self, live: LiveJob) -> str | None:
+        if not isinstance(live.tenure, DurableTenure):
+            return None
+        # Most jobs have no blobs: the first worker that writes one makes the directory.
+        return f"{self.store.view_paths(live.job.job_id).blobs}/{epoch_name(live.tenure.epoch)}"
+
+    def _introduce(self, live: LiveJob, slot: WorkerSlot) -> None:
+        s = self.settings
+        info = JobInfo(
+            live.job.job_id, live.code_id, live.job.topology.flow_id, live.job.topology.to_plain(),
+            self._blob_dir(live), self.signer.keys, s.batch_count_max, s.batch_bytes_max, s.flush_ms,
+            s.payload_inline_bytes_max,
+        )  # fmt: skip
+        self._backend_or_fail().send(slot.worker, info)
+
+    def _documents(self, live: LiveJob) -> Callable[[], tuple[bytes | None, bytes]]:
+        """What makes the views of a job; it opens users' values, so it never runs in the loop."""
+        flow_doc = self._flow_docs.pop(live.job.job_id, None)
+        handle = live.handle
+
+        def make() -> tuple[bytes | None, bytes]:
+            if self._describe is not None and handle is not None:
+                return flow_doc, self._describe(handle)
+            view = live.view
+            return flow_doc, json.dumps({"_type": "JobState", "job_id": view.job_id, "status": view.status}).encode()
+
+        return make
+
+
+def make_backend(name: str) -> Backend:
+    if name == "inline":
+        from ..backends.inline import InlineBackend
+
+        return InlineBackend()
+    from ..backends.local import LocalBackend
+
+    backend = LocalBackend()
+    backend.prepare()
+    return backend
+
+
+def pack_metadata(metadata: dict[str, Any]) -> bytes:
+    return encode_batch([metadata], None, b"metadata").data if metadata else b""
+
+
+def _code_place(job_id: str) -> bytes:
+    return pack(("code", job_id))
+
+
+def _print(stream: str, text: str) -> None:
+    target = sys.stderr if stream == "stderr" else sys.stdout
+    if target is not None:
+        target.write(text)
+        target.flush()

@@ -1,0 +1,96 @@
+"""Payloads too big to travel: a worker writes them to a blob file, and a reference travels in their place.
+
+The rule it owns: what a reference names is durable before the reference leaves the worker. Readers
+of a batch ask :class:`PayloadReader` first; most payloads are themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import OrderedDict
+from itertools import count
+from typing import Sequence
+
+from .._serialization.packing import pack, unpack
+from ..errors import CheckpointDamaged
+
+#: First byte of a reference. Encoded batches begin with their version, which is another one.
+REFERENCE = b"\x01"
+#: Batches with arrays in them are aligned to this, from their start.
+_ALIGNMENT_BYTES = 64
+_MAPPED_MAX = 8
+
+
+def is_reference(data: bytes | memoryview) -> bool:
+    """Whether these bytes only say where the payload is."""
+    return data[:1] == REFERENCE
+
+
+class PayloadReader:
+    """Opens payloads of one job; keeps the last few blobs mapped.
+
+    ``blob_dir``: where this job's writers put blobs now; those of earlier epochs lie beside it.
+    """
+
+    def __init__(self, blob_dir: str | None) -> None:
+        self.blob_dir = blob_dir
+        self._mapped: OrderedDict[str, memoryview] = OrderedDict()
+
+    def open(self, data: bytes | memoryview) -> bytes | memoryview:
+        """The payload: ``data`` itself, or the mapped part of the blob that it refers to.
+
+        Raises:
+            CheckpointDamaged: the blob is missing or damaged.
+        """
+        if not is_reference(data):
+            return data
+        name, size, digest, offset, length = unpack(data[1:])
+        if self.blob_dir is None:
+            raise CheckpointDamaged(f"a payload refers to the blob {name}, but this job has no blobs")
+        whole = self._mapped.get(name)
+        if whole is None:
+            from .._storage.blobs import BlobRef, map_blob, path_of  # most workers never see a blob
+
+            job_path = os.path.dirname(os.path.dirname(self.blob_dir))
+            whole = self._mapped[name] = map_blob(path_of(job_path, name), BlobRef(name, size, digest))
+            if len(self._mapped) > _MAPPED_MAX:
+                self._mapped.popitem(last=False)
+        if not 0 <= offset <= offset + length <= len(whole):
+            raise CheckpointDamaged(f"a payload lies outside of the blob {name}")
+        return whole[offset : offset + length]
+
+
+def referred_blob(data: bytes | memoryview) -> str | None:
+    """The name of the blob a reference points into; None for a payload that is there."""
+    return unpack(data[1:])[0] if is_reference(data) else None
+
+
+class Spiller:
+    """Writes one worker's blobs. Names are never used again, by whichever process."""
+
+    def __init__(self) -> None:
+        self._nonce = ""
+        self._pid = 0
+        self._numbers = count(1)
+
+    def put(self, blob_dir: str, payloads: Sequence[bytes]) -> tuple[str, list[bytes]]:
+        """Write the payloads into one blob; its path and a reference to each payload.
+
+        Raises:
+            StorageBlocked: nothing was written; try again.
+        """
+        from .._storage.blobs import put_blob_file
+
+        if self._pid != os.getpid():  # a forked worker must not use its sibling's names
+            self._pid, self._nonce = os.getpid(), secrets.token_hex(8)
+        name = f"{self._nonce}-{next(self._numbers)}"
+        chunks, places, end = [], [], 0
+        for payload in payloads:
+            gap = -end % _ALIGNMENT_BYTES
+            chunks += [bytes(gap), payload]
+            places.append((end + gap, len(payload)))
+            end += gap + len(payload)
+        blob = put_blob_file(blob_dir, name, chunks)
+        references = [REFERENCE + pack((blob.name, blob.size_bytes, blob.sha256, *place)) for place in places]
+        return f"{blob_dir}/{name}", references

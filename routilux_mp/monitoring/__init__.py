@@ -1,0 +1,5 @@
+"""What runs and what could run: the registry of flows by name."""
+
+from .flow_registry import FlowRegistry
+
+__all__ = ["FlowRegistry"]

@@ -1,0 +1,100 @@
+"""Programs as people write them: no main guard, typed into an interpreter, run from a notebook cell."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NO_GUARD = """
+from routilux_mp import Flow, Routine
+
+factor = 3
+
+class Item:
+    def __init__(self, value):
+        self.value = value
+
+class Source(Routine):
+    def __init__(self):
+        super().__init__()
+        self.define_slot("trigger", handler=self.go)
+        self.define_event("out")
+    def go(self, n):
+        for i in range(n):
+            self.emit("out", item=Item(i))
+
+class Times(Routine):
+    def __init__(self):
+        super().__init__()
+        self.define_slot("inp", handler=lambda item: self.go(item))
+        self.define_event("out")
+    def go(self, item):
+        assert isinstance(item, Item), type(item)
+        self.emit("out", value=factor * item.value)
+
+flow = Flow(flow_id="no_guard")
+flow.add_routine(Source(), "source")
+flow.add_routine(Times(), "times")
+flow.connect("source", "out", "times", "inp")
+state = flow.execute("source", entry_params={"n": 10})
+flow.wait_for_completion(timeout=30, job_state=state)
+print(state.status, sum(r["value"] for r in state.results("times", "out")))
+"""
+
+
+def test_a_script_without_a_main_guard(python, tmp_path):
+    (tmp_path / "script.py").write_text(NO_GUARD)
+    done = python("script.py")
+    assert (done.stdout, done.stderr) == ("completed 135\n", "")
+    assert done.returncode == 0
+
+
+def test_typed_into_an_interpreter(python):
+    # A blank line ends a block there; blocks themselves hold none.
+    typed = NO_GUARD.replace("\n    def", "\n    def").replace("\nflow =", "\n\nflow =")
+    done = python("-i", "-q", "-c", "", stdin=typed)
+    assert "completed 135" in done.stdout, done.stderr
+    assert "Error" not in done.stderr
+
+
+def test_from_standard_input_and_from_a_string(python):
+    assert python("-", stdin=NO_GUARD).stdout == "completed 135\n"
+    assert python("-c", NO_GUARD).stdout == "completed 135\n"
+
+
+def test_cells_of_a_notebook(python, tmp_path):
+    """A notebook's `__main__` has no file, and its cells are executed one after another; a class may be typed anew."""
+    cells = NO_GUARD.split("\n\n")
+    again = [cell.replace("factor * item.value", "factor * item.value + 1") for cell in cells]
+    kernel = f"""
+    import sys, types
+    main = types.ModuleType("__main__")
+    main.__builtins__ = __builtins__
+    sys.modules["__main__"] = main
+    for cell in {cells + again!r}:
+        exec(compile(cell, "<cell>", "exec"), main.__dict__)
+    """
+    (tmp_path / "kernel.py").write_text(textwrap.dedent(kernel))
+    done = python("kernel.py")
+    assert (done.stdout, done.stderr) == ("completed 135\ncompleted 145\n", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", ["metrics_handlers", "metrics_runtime"])
+def test_examples(python, tmp_path, example):
+    pytest.importorskip("PIL")
+    done = python(ROOT / "examples" / f"{example}.py", ROOT / "routilux_mp" / "demo")
+    assert done.stdout.startswith("completed\n"), done.stderr
+    assert "squarify" not in done.stderr
+    picture = done.stdout.strip().splitlines()[-1]
+    assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_flow_in_the_readme_runs_as_printed(python, tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (program,) = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    (tmp_path / "squares.py").write_text(program)
+    done = python("squares.py")
+    assert done.stdout == f"completed {sum(i * i for i in range(1000))}\n", done.stderr
