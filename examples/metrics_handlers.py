@@ -61,6 +61,7 @@ flow.add_routine(Draw(), "draw")
 flow.connect("find", "file", "measure", "file")
 flow.connect("measure", "measured", "draw", "measured")
 
+Path("out").mkdir(exist_ok=True)
 root = sys.argv[1] if len(sys.argv) > 1 else str(Path(routilux_mp.__file__).parent)
 job_state = flow.execute("find", entry_params={"root": root})
 flow.wait_for_completion(job_state=job_state)

@@ -70,6 +70,7 @@ flow.connect("find", "file", "measure", "file")
 flow.connect("measure", "measured", "draw", "measured")
 FlowRegistry.get_instance().register_by_name("metrics", flow)
 
+Path("out").mkdir(exist_ok=True)
 root = sys.argv[1] if len(sys.argv) > 1 else str(Path(routilux_mp.__file__).parent)
 with Runtime(thread_pool_size=4) as runtime:
     job_state = runtime.exec("metrics", entry_params={"root": root})

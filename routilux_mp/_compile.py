@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Sequence
 
 from ._core.topology import ConnectionSpec, ErrorSpec, PolicySpec, RoutineSpec, Topology
 from .connection import Connection
@@ -17,6 +17,9 @@ from .error_handler import ErrorHandler
 from .errors import DefinitionError, NotSerializable
 from .routine import Routine
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from ._supervisor.supervisor import CompiledFlow
 
 STRATEGIES = ("concurrent", "sequential")
 
@@ -44,16 +47,6 @@ class FlowLike(Protocol):
     def serialize(self) -> dict[str, Any]: ...
 
 
-class CompiledFlow(NamedTuple):
-    """A flow that can be submitted."""
-
-    topology: Topology
-    routines: Mapping[str, Routine]
-    flow_doc: bytes  # JSON: what ``flow.json`` will hold
-    flow_id: str
-    max_workers: int = 0  # the flow's own bound on worker processes; 0: the runtime's
-
-
 def compile_flow(flow: FlowLike, settings: Settings, strategy: str | None = None) -> CompiledFlow:
     """Check a flow and turn it into plain data.
 
@@ -65,6 +58,9 @@ def compile_flow(flow: FlowLike, settings: Settings, strategy: str | None = None
     Raises:
         DefinitionError: the flow cannot run, naming what is wrong and the cure.
     """
+    # A program that only defines flows need not pay for importing the engine.
+    from ._supervisor.supervisor import CompiledFlow
+
     if not flow.routines:
         raise DefinitionError(f"Flow '{flow.flow_id}' has no routines; add one with flow.add_routine(routine, 'name')")
     strategy = check_strategy(strategy or flow.execution_strategy)
@@ -75,7 +71,7 @@ def compile_flow(flow: FlowLike, settings: Settings, strategy: str | None = None
     _check_cycles(topology)
     _prepare(flow, topology)
     document = json.dumps(_document(flow, topology)).encode()
-    return CompiledFlow(topology, dict(flow.routines), document, flow.flow_id, flow.max_workers or 0)
+    return CompiledFlow(topology, dict(flow.routines), document, flow.flow_id)
 
 
 def problems_of(flow: FlowLike) -> list[str]:
@@ -142,7 +138,7 @@ def _connection_spec(
 ) -> ConnectionSpec:
     event, slot = connection.source_event, connection.target_slot
     source, target = connection.source_id, connection.target_id
-    if event is None or slot is None or source not in numbers or target not in numbers:
+    if event is None or slot is None or source is None or target is None or not {source, target} <= numbers.keys():
         raise DefinitionError(f"Connection {number} ({connection!r}) does not join two routines of this flow")
     source_number, target_number = numbers[source], numbers[target]
     if event.name not in specs[source_number].events:

@@ -41,12 +41,8 @@ class Document:
     deferred_events: list[dict[str, Any]] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
     checkpoint: Any = None
-    entry_routine_id: str | None = None
-    entry_params: dict[str, Any] | None = None
     created_at: Timestamp = field(default_factory=lambda: Timestamp.of(None))
     updated_at: Timestamp = field(default_factory=lambda: Timestamp.of(None))
-    #: What the engine needs to go on elsewhere; opaque here.
-    engine: dict[str, Any] | None = None
     unknown: dict[str, Any] = field(default_factory=dict)
     #: What the caller changed since it was read: (method, arguments), to be done again when the job is resumed.
     edits: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
@@ -55,6 +51,7 @@ class Document:
 
     blocked = None
     unconsumed: ClassVar[dict[str, dict[str, int]]] = {}
+    progress: ClassVar[dict[str, tuple[int, int, int]]] = {}
 
     @property
     def dead_letters(self) -> list[dict[str, Any]]:
@@ -76,6 +73,10 @@ class Document:
     def results(self, routine_id: str, event: str) -> Iterator[dict[str, Any]]:
         wanted = (routine_id, event)
         return (r.data for r in self.execution_history if (r.routine_id, r.event_name) == wanted)
+
+    def retry_count(self, routine_id: str) -> int:
+        tasks = [task for task in self.pending_tasks if task.get("routine_id") == routine_id]
+        return max((task.get("attempt", 1) - 1 for task in tasks), default=0)
 
     def routine_state(self, routine_id: str) -> dict[str, Any] | None:
         state = self.routine_states.get(routine_id)
@@ -125,9 +126,9 @@ class Document:
 #: Written and read by :func:`to_json`, under the name of the attribute.
 _VALUES = (
     "routine_states", "pending_tasks", "shared_data", "shared_log", "output_log", "deferred_events", "metadata",
-    "checkpoint", "entry_params",
+    "checkpoint",
 )  # fmt: skip
-_PLAIN = ("job_id", "flow_id", "status", "current_routine_id", "entry_routine_id", "engine")
+_PLAIN = ("job_id", "flow_id", "status", "current_routine_id")
 _TIMES = ("created_at", "updated_at")
 _KNOWN = {"_type", "execution_history", "pause_points", *_VALUES, *_PLAIN, *_TIMES}
 

@@ -68,10 +68,10 @@ def _owner_id(port: Event | Slot | None) -> str | None:
 
 
 def _checked(mapping: Mapping[str, str] | None) -> dict[str, str]:
-    mapping = dict(mapping or {})
-    for source, target in mapping.items():
+    checked: dict[Any, Any] = dict(mapping or {})
+    for source, target in checked.items():
         if not (isinstance(source, str) and isinstance(target, str)):
             raise DefinitionError(f"param_mapping maps names to names, got {source!r}: {target!r}")
-    if len(set(mapping.values())) < len(mapping):
-        raise DefinitionError(f"param_mapping gives two parameters the same name: {mapping!r}")
-    return mapping
+    if len(set(checked.values())) < len(checked):
+        raise DefinitionError(f"param_mapping gives two parameters the same name: {checked!r}")
+    return checked

@@ -76,7 +76,7 @@ class Flow(Serializable):
         """
         if not isinstance(routine, Routine):
             raise DefinitionError(f"add_routine takes a Routine object, got {routine!r}")
-        rid = routine_id if routine_id is not None else self._free_id(type(routine).__name__)
+        rid: Any = routine_id if routine_id is not None else self._free_id(type(routine).__name__)
         if not isinstance(rid, str) or not rid:
             raise DefinitionError(f"a routine id must be a non-empty string, got {rid!r}")
         if rid in self.routines:

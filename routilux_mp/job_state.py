@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from ._documents import Document, document_from_json, document_to_json, write_json
 from ._history import ExecutionRecord, History, Timestamp
-from ._live import LiveJob, WriteThrough
+from ._live import LiveJob
 from ._serialization.registry import Serializable, register_serializable
-from .errors import DefinitionError, FlowMismatch, RuntimeClosed, UsageError
+from ._state_values import WriteThrough
+from .errors import DefinitionError, FlowMismatch, UsageError
 from .output import OutputHandler
 from .status import JobStatus
 
 if TYPE_CHECKING:
-    from ._core.view import JobView
     from ._serialization.signing import Signer
     from ._supervisor.handle import JobHandle
 
@@ -114,6 +114,11 @@ class JobState(Serializable):
     def unconsumed(self) -> dict[str, dict[str, int]]:
         """Emissions that no activation policy took: routine id, slot, count."""
         return self._source.unconsumed
+
+    @property
+    def progress(self) -> dict[str, tuple[int, int, int]]:
+        """Activations of each routine: (done, queued, workers that run it now)."""
+        return self._source.progress
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -226,12 +231,7 @@ class JobState(Serializable):
 
     def _write(self, method: str, *arguments: Any) -> None:
         with self._lock:
-            try:
-                getattr(self._source, method)(*arguments)
-            except RuntimeClosed:
-                # Nobody is there to log it any more: it becomes an annotation of this object.
-                self._detach()
-                getattr(self._source, method)(*arguments)
+            getattr(self._source, method)(*arguments)
 
     # -- outputs --------------------------------------------------------------------------------
 
@@ -323,24 +323,17 @@ class JobState(Serializable):
         source = job_state._source
         if not isinstance(source, LiveJob):
             return job_state.status.is_terminal
-
-        def is_over(view: JobView) -> bool:
-            return view.is_terminal or (timeout is None and view.status == "paused")
-
         deadline_s = None if timeout is None else time.monotonic() + timeout
-        while True:
+        step_max_s = None if progress_callback is None else check_interval
+        is_over = False
+        while not is_over:
             left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            step_s = left_s
+            step_s = min((s for s in (left_s, step_max_s) if s is not None), default=None)
+            is_over = source.wait(step_s, stops_when_paused=timeout is None) or left_s == 0.0
             if progress_callback is not None:
-                step_s = check_interval if left_s is None else min(check_interval, left_s)
-            if source.handle.wait(is_over, step_s) or left_s == 0.0 or step_s is None:
-                break
-            if progress_callback is not None:
-                _tell(progress_callback, source.handle.view)
-        view = source.handle.view
-        if progress_callback is not None:
-            _tell(progress_callback, view)
-        return view.is_terminal
+                view = source.handle.view
+                progress_callback(view.queued + view.waiting, view.running, job_state.status)
+        return job_state.status.is_terminal
 
     @staticmethod
     def wait_until_condition(
@@ -368,18 +361,45 @@ class JobState(Serializable):
     def _attach(self, handle: JobHandle, signer: Signer) -> None:
         """Become live; what was edited while detached is done to the job now."""
         with self._lock:
-            old = self._source if isinstance(self._source, Document) else Document(metadata=self._source.metadata)
-            self._source = LiveJob(handle, signer, old)
-            for method, arguments in old.edits:
-                getattr(self._source, method)(*arguments)
+            before = self._source
+            notes = before if isinstance(before, Document) else before.notes
+            live = LiveJob(handle, signer, Document(metadata=before.metadata, output_log=before.output_log))
+            self._source = live
+            for method, arguments in notes.edits if notes is not None else ():
+                getattr(live, method)(*arguments)
 
-    def _detach(self) -> None:
-        """Become plain data as of now."""
-        if isinstance(self._source, LiveJob):
-            self._source = self._source.snapshot()
+    def _forget_edits(self) -> None:
+        """What was written while detached has gone into the job."""
+        if isinstance(self._source, Document):
+            self._source.edits.clear()
 
-    def _handle(self) -> JobHandle | None:
-        return self._source.handle if isinstance(self._source, LiveJob) else None
+    def _mark_paused(self, reason: str, checkpoint: Any) -> None:
+        document = self._detached("status")
+        document.status = JobStatus.PAUSED
+        document.checkpoint = checkpoint
+        count = len(document.pending_tasks)
+        point = {"timestamp": Timestamp.of(None), "reason": reason, "checkpoint": checkpoint}
+        counts = {"pending_tasks_count": count, "active_tasks_count": 0, "queue_size": count}
+        document.pause_points.append({**point, **counts, "current_routine_id": document.current_routine_id})
+        document.touch()
+
+    def _mark_cancelled(self, reason: str) -> None:
+        document = self._detached("status")
+        document.status = JobStatus.CANCELLED
+        document.routine_states["_cancellation"] = {"reason": reason}
+        document.touch()
+
+    def _live_or_fail(self) -> LiveJob:
+        assert isinstance(self._source, LiveJob), "a job that was just submitted is live"
+        return self._source
+
+    @property
+    def _live(self) -> LiveJob | None:
+        return self._source if isinstance(self._source, LiveJob) else None
+
+    def retry_count(self, routine_id: str) -> int:
+        """Retries of the routine's latest failing activation."""
+        return self._source.retry_count(routine_id)
 
     def _check_flow(self, flow: Any) -> None:
         if self.flow_id != flow.flow_id:
@@ -397,6 +417,3 @@ class JobState(Serializable):
     def __repr__(self) -> str:
         return f"JobState[{self.job_id}: {self.status}]"
 
-
-def _tell(callback: Progress, view: JobView) -> None:
-    callback(view.queued + view.waiting, view.running, JobStatus(view.status))

@@ -50,6 +50,9 @@ class Routine(Serializable):
     _config: dict[str, Any]
     _slots: dict[str, Slot]
     _events: dict[str, Event]
+    _logic: Callable[..., Any] | None
+    _activation_policy: ActivationPolicy | CustomPolicy | None
+    _error_handler: ErrorHandler | None
     #: Set when a flow is compiled: connection number -> param_mapping of what feeds this routine.
     _incoming: dict[int, dict[str, str] | None]
     #: Set when a flow is compiled: its own error handler, else the flow's.
@@ -62,9 +65,9 @@ class Routine(Serializable):
         self._config = {}
         self._slots = {}
         self._events = {}
-        self._logic: Callable[..., Any] | None = None
-        self._activation_policy: ActivationPolicy | CustomPolicy | None = None
-        self._error_handler: ErrorHandler | None = None
+        self._logic = None
+        self._activation_policy = None
+        self._error_handler = None
         return self
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -44,6 +44,7 @@ def _submitted(job: Job, record: Submitted, commit: int, worker: int) -> None:
     job.entry, job.entry_slot, job.entry_batch = record.entry, record.slot, record.batch
     job.metadata = record.metadata
     job.is_open = record.batch is None
+    _change_state(job, record.ops, commit, -1)
     if record.batch is not None:
         job.record_count += 1  # "start"
         job.framework[job.routine_id(record.entry)] = {"status": "running"}
@@ -150,18 +151,18 @@ def _failed(job: Job, record: Failed, commit: int, worker: int) -> None:
         attempt = record.attempt + (action == "retry")
         item = item._replace(commit=commit)  # the attempt is on record before the next one starts
         routine.special[seq] = Special(item, attempt, crashes, record.due_ns, old.cursor if old else None)
-    elif action in ("dead", "dead_stop"):
+    elif action != "stop":
+        # A crash or a timeout may be in the middle of a dispatch: it is taken out wherever it is.
         item = old.item if old else _extract(routine, seq)[0]
         routine.special[seq] = Special(item)
-        job.dead_letters.append(DeadLetter(record.routine, seq, item, failure, record.time_ns))
         _consume(routine, seq, 1)
-    elif action != "stop":
-        _consume(routine, seq, 1)
+        if action in ("dead", "dead_stop"):
+            job.dead_letters.append(DeadLetter(record.routine, seq, item, failure, record.time_ns))
     if failure.kind != "crash":
         if routine.last_failed != seq:
             routine.last_failed, routine.failures = seq, 0
         routine.failures += 1
-    if action in ("stop", "dead_stop"):
+    if action in ("stop", "dead_stop") and (job.closing is None or job.closing[0] == "paused"):
         job.closing = ("failed", f"{rid}: {failure.type_name}: {failure.message}", record.time_ns)
     _framework_of_failure(job, rid, record)
     spec = job.topology.routines[record.routine]

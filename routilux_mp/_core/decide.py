@@ -43,6 +43,7 @@ def _completion(job: Job, s: Completion, now: int) -> Step:
         keys = tuple(dict.fromkeys((*s.reads, *((op.scope, op.key) for op in s.ops if op.op != "log"))))
         yield Conflicted(d.routine, seq, keys)
         yield from _hand_back(job, d.worker)
+        yield from _after(job, now)
         return
     if s.done or s.cursor is not None or s.emits or s.ops:
         ranges, follower = _ranges(d, s.done)
@@ -55,8 +56,11 @@ def _completion(job: Job, s: Completion, now: int) -> Step:
     elif s.is_last:
         yield Returned(s.dispatch)
     elif s.cursor is not None:
-        if is_backed_up(job, d.routine):
+        # What holds keys is never made to wait: others may wait for it.
+        if is_backed_up(job, d.routine) and s.dispatch not in job.holds.values():
             yield Held(s.dispatch, True)
+            if job.topology.strategy == "sequential":
+                yield Revoke(d.worker, s.dispatch)  # nobody else runs while it waits: it goes on later
         else:
             yield GoOn(d.worker, s.dispatch)
     yield from _after(job, now)
@@ -158,7 +162,7 @@ def _seq_at(d: Dispatch, offset: int) -> int | None:
 
 
 def _submit(job: Job, s: Submit, now: int) -> Step:
-    yield Submitted(now, s.flow_id, s.topology, s.entry, s.slot, s.batch, s.metadata, s.code)
+    yield Submitted(now, s.flow_id, s.topology, s.entry, s.slot, s.batch, s.metadata, s.code, s.ops)
     yield Changed()
     yield from _after(job, now)
 
@@ -182,7 +186,7 @@ def _drain(job: Job, s: Drain, now: int) -> Step:
 
 
 def _pause(job: Job, s: Pause, now: int) -> Step:
-    if job.is_terminal:
+    if job.is_terminal or _is_ending(job):
         return
     yield PauseAsked(now, s.reason, s.checkpoint)
     yield from _revoke_all(job)
@@ -191,20 +195,26 @@ def _pause(job: Job, s: Pause, now: int) -> Step:
 
 
 def _resume(job: Job, s: Resume, now: int) -> Step:
-    if job.status == "paused" or (job.status == "running" and job.closing and job.closing[0] == "paused"):
+    if (job.status == "paused" and not _is_ending(job)) or (job.closing and job.closing[0] == "paused"):
         yield Resumed(now)
         yield Changed()
-        yield from _after(job, now)
+    if not job.is_terminal:
+        yield from _after(job, now)  # also what the previous owner still owed: an end, a policy's answer
 
 
 def _cancel(job: Job, s: Cancel, now: int) -> Step:
-    if not job.is_terminal:
+    if not (job.is_terminal or _is_ending(job)):
         yield from _stop(job, "cancelled", s.reason, now)
 
 
 def _fail(job: Job, s: Fail, now: int) -> Step:
-    if not job.is_terminal:
+    if not (job.is_terminal or _is_ending(job)):
         yield from _stop(job, "failed", s.reason, now)
+
+
+def _is_ending(job: Job) -> bool:
+    """It will be failed or cancelled once nothing runs any more: no later wish changes that."""
+    return job.closing is not None and job.closing[0] != "paused"
 
 
 def _stop(job: Job, status: str, reason: str, now: int) -> Step:

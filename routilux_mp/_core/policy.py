@@ -43,14 +43,15 @@ def quiescent_take(job: Job, now_ns: int) -> Taken | None:
     return None
 
 
-def next_due_ns(job: Job) -> int:
-    """When an interval policy wants to be asked again; 0: never."""
+def next_due_ns(job: Job, now_ns: int) -> int:
+    """When an interval policy wants to be asked again; 0: never, or it was asked and the job is not running."""
     due = 0
     for number in job.topology.grouped:
         policy, routine = job.topology.routines[number].policy, job.routines[number]
         if policy.kind == "time_interval" and any(routine.slots):
             at = routine.last_taken_ns + int(policy.interval_s * 1e9)
-            due = min(due, at) if due else at
+            if at > now_ns:
+                due = min(due, at) if due else at
     return due
 
 

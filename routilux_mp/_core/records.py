@@ -22,6 +22,7 @@ class Submitted(NamedTuple):
     batch: Batch | None
     metadata: bytes = b""
     code: tuple[bytes, ...] = ()
+    ops: tuple[StateOp, ...] = ()
 
 
 class Completed(NamedTuple):

@@ -54,12 +54,12 @@ def _is_due(routine: RoutineState, now_ns: int) -> bool:
     return any(special.due_ns <= now_ns for special in routine.special.values())
 
 
-def next_due_ns(job: Job) -> int:
-    """When the earliest waiting retry is due; 0: none waits."""
+def next_due_ns(job: Job, now_ns: int) -> int:
+    """When the next waiting retry is due; 0: none waits. One that is due already needs a worker, not a clock."""
     due = 0
     for routine in job.routines:
         for special in routine.special.values():
-            if special.due_ns and (not due or special.due_ns < due):
+            if special.due_ns > now_ns and (not due or special.due_ns < due):
                 due = special.due_ns
     return due
 
@@ -68,6 +68,10 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
     """Give up to ``s.count`` activations of one routine to a worker."""
     routine = job.routines[s.routine]
     spec = job.topology.routines[s.routine]
+    if job.topology.strategy == "sequential" and job.dispatches:
+        return
+    if is_backed_up(job, s.routine) and must_lift(job, now_ns) != s.routine:
+        return
     holders = {d.worker for d in routine.dispatches.values()}
     if spec.workers and s.worker not in holders and len(holders) >= spec.workers:
         return

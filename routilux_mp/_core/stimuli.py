@@ -48,6 +48,7 @@ class Submit(NamedTuple):
     batch: Batch | None  # the entry parameters as one emission; None: open for ``post``
     metadata: bytes = b""
     code: tuple[bytes, ...] = ()  # the signed code bundle
+    ops: tuple[StateOp, ...] = ()  # the state it begins with
 
 
 class Completion(NamedTuple):

@@ -19,15 +19,15 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import NotShippable
 from . import reducers, shipped
-from .paths import deepest_failure
+from .paths import deepest_failure, path_to
 from .values import Encoder
 
 #: The namespace of ``__main__``; others are the name of an importable module, or a number.
 MAIN: Final = -1
 Key = int | str
 ByDill = Callable[[Any], reducers.Reduced]
-#: Says what stands at a path.
-_Label = Callable[[str], str]
+#: Says what stands at a path, and of which type it is.
+_Label = Callable[[str, str], str]
 
 #: Names every module has for itself; the worker's own are kept.
 _OWN_NAMES: Final = frozenset(("__builtins__", "__name__", "__spec__", "__loader__", "__doc__", "__cached__"))
@@ -36,13 +36,13 @@ _STAY_HOME: Final = ("routilux_mp.flow", "routilux_mp.runtime")
 
 _CURE: Final = "Make it in the handler when it is first needed, or leave it out with __getstate__"
 
-_CLASSES, _FUNCTIONS, _OTHER_VALUES = 0, 1, 2
+_CLASSES, _FUNCTIONS, _VALUES, _INSTANCES = range(4)
 
 
 class _Content(NamedTuple):
     """The content of a class, waiting to be written."""
 
-    index: int
+    number: int
     cls: type
     asker: str
 
@@ -80,6 +80,8 @@ class _CodePickler(pickle.Pickler):
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self._packer = packer
         self._names_main = names_main
+        #: What could not be taken apart, if that is why ``dump`` failed.
+        self.culprit: tuple[Any, ...] = ()
 
     def persistent_id(self, thing: Any) -> Any:
         if isinstance(thing, type):
@@ -91,6 +93,13 @@ class _CodePickler(pickle.Pickler):
         return None
 
     def reducer_override(self, thing: Any) -> Any:
+        try:
+            return self._take(thing)
+        except Exception:  # the user's __reduce__ runs here
+            self.culprit = (thing,)
+            raise
+
+    def _take(self, thing: Any) -> Any:
         kind = type(thing)
         if kind is types.FunctionType:
             return self._packer.take_function(thing) if shipped.is_by_value(thing) else NotImplemented
@@ -116,14 +125,15 @@ def _refuse_supervisor_objects(thing: Any) -> None:
 
 
 def _says_how(cls: type) -> bool:
-    return "__reduce__" in cls.__dict__ or "__reduce_ex__" in cls.__dict__
+    return not {"__reduce__", "__reduce_ex__", "__getstate__"}.isdisjoint(cls.__dict__)
 
 
 class Packer:
     """One bundle in the making.
 
     Skeletons of classes come first, each its own pickle; then one stream of contents, in which classes
-    precede functions and functions precede other values, so that a value's methods work when it is built.
+    precede functions, functions precede values, and instances of the sent classes come last, so that their
+    methods work when they are built (a ``__hash__`` or ``__setstate__`` may run then).
     """
 
     def __init__(self, main: types.ModuleType | None, by_dill: ByDill, *, is_partial: bool) -> None:
@@ -136,11 +146,12 @@ class Packer:
         self._wanted: set[tuple[Key, str]] = set()
         self._main_names: list[str] = []
         self._imports: dict[str, None] = {}
-        self._queues: tuple[deque[_Content | _Name], ...] = (deque(), deque(), deque())
+        self._queues: tuple[deque[_Content | _Name], ...] = tuple(deque() for _ in range(4))
         self._stream = io.BytesIO()
         self._writer = _CodePickler(self._stream, self, names_main=False)
         self._operation_count = 0
         self._asker = ""
+        self._saw_class = False
         self._told: NotShippable | None = None
 
     def pack(self, routines: Mapping[str, object]) -> Packed:
@@ -169,6 +180,7 @@ class Packer:
             if self._is_partial and (reference := shipped.reference_to(cls)) is not None:
                 return ("known", *reference)
             index = self._add_class(cls)
+        self._saw_class = True
         return ("class", index)
 
     def main_id(self, function: types.FunctionType) -> tuple[str, str] | None:
@@ -216,7 +228,7 @@ class Packer:
             self._main_names.append(name)
         value = namespace[name]
         is_code = isinstance(value, type | types.FunctionType | types.ModuleType)
-        level = _FUNCTIONS if is_code else _OTHER_VALUES
+        level = _FUNCTIONS if is_code else _VALUES
         self._queues[level].append(_Name(key, name, value, user, self._asker))
 
     def _note_submodules(self, function: types.FunctionType) -> None:
@@ -267,16 +279,17 @@ class Packer:
         """Write what is waiting, and what that brings along, always the most basic kind first."""
         while (level := next((i for i, queue in enumerate(self._queues) if queue), None)) is not None:
             match self._queues[level].popleft():
-                case _Content(index, cls, asker):
+                case _Content(number, cls, asker):
                     self._asker = asker
                     content = reducers.take_content(cls)
-                    self._write(("class", index, content), types.SimpleNamespace(**content), _in_class(cls))
+                    self._write(("class", number, content), types.SimpleNamespace(**content), _in_class(cls))
                 case _Name(key, name, value, user, asker) as wanted:
                     self._asker = asker
-                    if level == _OTHER_VALUES:
-                        self._dump(value, _in_global(name, user))
-                        if self._queues[_CLASSES] or self._queues[_FUNCTIONS]:
-                            self._queues[_OTHER_VALUES].appendleft(wanted)
+                    if level == _VALUES:
+                        self._saw_class = False
+                        self._dump(value, _in_global(name, user))  # only to see what it brings along
+                        if self._saw_class:
+                            self._queues[_INSTANCES].append(wanted)
                             continue
                     self._write(("name", key, name, value), value, _in_global(name, user))
 
@@ -284,15 +297,16 @@ class Packer:
         try:
             self._writer.dump(operation)
         except Exception as error:  # the user's __reduce__ and __getstate__ run here
-            raise self._refusal(content, error, label) from error
+            raise self._refusal(content, error, label, self._writer.culprit) from error
         self._operation_count += 1
 
     def _dump(self, value: Any, label: _Label, names_main: bool = False) -> bytes:
         buffer = io.BytesIO()
+        pickler = _CodePickler(buffer, self, names_main)
         try:
-            _CodePickler(buffer, self, names_main).dump(value)
+            pickler.dump(value)
         except Exception as error:  # the user's __reduce__ and __getstate__ run here
-            raise self._refusal(value, error, label) from error
+            raise self._refusal(value, error, label, pickler.culprit) from error
         return buffer.getvalue()
 
     def _part_a(self) -> bytes:
@@ -311,16 +325,23 @@ class Packer:
 
     # -- explaining --
 
-    def _refusal(self, root: Any, error: Exception, label: _Label) -> NotShippable:
+    def _refusal(self, root: Any, error: Exception, label: _Label, culprit: tuple[Any, ...]) -> NotShippable:
         if error is self._told:
             return self._told
-        path, part = deepest_failure(root, "", self._works)
+        path, part = self._place_of(root, culprit)
         who = f"{self._asker}: " if self._asker else ""
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).rstrip(".")
         cure = "" if isinstance(error, reducers.CannotBeSent | NotShippable) else f". {_CURE}"
-        what = f"{label(path)} ({type(part).__name__})"
+        what = label(path, type(part).__name__)
         self._told = NotShippable(f"{who}{what} cannot be sent to a worker: {reason or type(error).__name__}{cure}")
         return self._told
+
+    def _place_of(self, root: Any, culprit: tuple[Any, ...]) -> tuple[str, Any]:
+        if culprit:
+            path = path_to(root, "", culprit[0])
+            if path or culprit[0] is root:
+                return path, culprit[0]
+        return deepest_failure(root, "", self._works)
 
     def _works(self, value: Any) -> bool:
         trial = Packer(self._main, self.by_dill, is_partial=self._is_partial)
@@ -331,13 +352,13 @@ class Packer:
         return True
 
 
-def _in_routine(path: str) -> str:
-    return f"attribute '{path[1:]}'" if path.startswith(".") else f"the object itself{path}"
+def _in_routine(path: str, kind: str) -> str:
+    return f"attribute '{path[1:]}' ({kind})" if path.startswith(".") else f"the object itself{path} ({kind})"
 
 
 def _in_class(cls: type) -> _Label:
-    return lambda path: f"class attribute '{cls.__qualname__}{path}'"
+    return lambda path, kind: f"class attribute '{cls.__qualname__}{path}' ({kind})"
 
 
 def _in_global(name: str, user: str) -> _Label:
-    return lambda path: f"global '{name}{path}', used by {user},"
+    return lambda path, kind: f"global '{name}{path}' ({kind}), used by {user},"

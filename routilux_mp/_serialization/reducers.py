@@ -216,7 +216,7 @@ def _make_type_variable(
 
 def _take_lock(lock: Any) -> Reduced:
     if not lock.acquire(blocking=False):
-        raise CannotBeSent("a lock that is held cannot be sent")
+        raise CannotBeSent("a lock that is held cannot be sent; release it before the flow is submitted")
     lock.release()
     return (threading.Lock if type(lock) is _LOCK else threading.RLock), ()
 
@@ -248,7 +248,9 @@ RULES: dict[type, Callable[[Any], Reduced]] = {
 def take_module(module: types.ModuleType, importable: bool) -> Reduced:
     """A module by its name."""
     if not importable and module.__name__ != "__main__":
-        raise CannotBeSent(f"module '{module.__name__}' cannot be imported by a fresh process")
+        raise CannotBeSent(
+            f"module '{module.__name__}' cannot be imported by a fresh process; put it where sys.path finds it"
+        )
     return importlib.import_module, (module.__name__,)
 
 
@@ -261,12 +263,14 @@ def take_builtin_type(cls: type) -> Reduced | None:
 
 
 def take_standard_object(value: Any) -> Reduced | None:
-    """Standard streams and the sentinels of ``dataclasses``, which are compared by identity."""
+    """Standard streams and the sentinels of ``dataclasses``, which are compared by identity; no files, no threads."""
+    if isinstance(value, threading.Thread):
+        raise CannotBeSent("a thread stays in its process; start it in the handler")
     if isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO):
         for name in ("stdin", "stdout", "stderr"):
             if value is getattr(sys, name) or value is getattr(sys, f"__{name}__"):
                 return getattr, (sys, name)
-        raise CannotBeSent("an open file cannot be sent")
+        raise CannotBeSent("an open file cannot be sent; open it in the handler")
     if type(value).__module__ == "dataclasses":
         for name, candidate in vars(dataclasses).items():
             if candidate is value:

@@ -44,7 +44,7 @@ class Serializable:
         Raises:
             ValueError: not a sequence of names.
         """
-        names = list(fields) if not isinstance(fields, str) else [fields]
+        names: list[Any] = [fields] if isinstance(fields, str) else list(fields)
         for name in names:
             if not isinstance(name, str) or not name.isidentifier():
                 raise DefinitionError(f"{type(self).__name__}: not the name of an attribute: {name!r}")

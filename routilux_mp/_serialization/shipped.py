@@ -102,11 +102,11 @@ def is_importable(module: str) -> bool:
     loaded = sys.modules.get(module)
     if loaded is None or module in ("__main__", "__mp_main__"):
         return False
-    return module in sys.builtin_module_names or _finds(module, getattr(loaded, "__file__", None), tuple(sys.path))
+    return module in sys.builtin_module_names or _finds(module, getattr(loaded, "__file__", None), len(sys.path))
 
 
 @functools.lru_cache(maxsize=4096)
-def _finds(module: str, file: str | None, _sys_path: tuple[str, ...]) -> bool:
+def _finds(module: str, file: str | None, _path_count: int) -> bool:
     parent, _, _ = module.rpartition(".")
     if parent and not is_importable(parent):
         return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from types import CodeType, FunctionType
@@ -16,6 +17,9 @@ from typing import Any
 
 #: A source longer than this is represented by its digest alone, characters.
 SOURCE_CHARACTERS_MAX = 200_000
+
+#: Where an object lies says nothing about the code.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def source_of(routine: object) -> dict[str, Any]:
@@ -71,9 +75,8 @@ def _code_of_class(cls: type) -> bytes:
 
 
 def _code_of_function(function: FunctionType) -> bytes:
-    return repr((_essence(function.__code__), function.__defaults__, function.__kwdefaults__)).encode(
-        "utf-8", "backslashreplace"
-    )
+    text = repr((_essence(function.__code__), function.__defaults__, function.__kwdefaults__))
+    return _ADDRESS.sub("", text).encode("utf-8", "backslashreplace")
 
 
 def _essence(code: CodeType) -> tuple[object, ...]:

@@ -61,7 +61,8 @@ def _place(place: tuple[int, int, int] | None, number: int) -> Ref | None:
 
 def _submitted(f: list[Any], place: tuple[int, int, int] | None) -> Submitted:
     batch = None if f[5] is None else Batch(f[5][0], f[5][1], _place(place, 0))
-    return Submitted(f[0], f[1], f[2], f[3], f[4], batch, *f[6:])
+    ops = tuple(StateOp(*op) for op in f[8]) if len(f) > 8 else ()
+    return Submitted(f[0], f[1], f[2], f[3], f[4], batch, *f[6:8], ops)
 
 
 def _posted(f: list[Any], place: tuple[int, int, int] | None) -> Posted:

@@ -194,6 +194,9 @@ class Tenure:
         self._handle.close()
         self._ended = self._ended or Fenced(f"the tenure of job '{self.job_id}' was closed in this process")
 
+    def _open_epoch(self) -> int:
+        return self._place.open_plainly(EPOCHS, epoch_name(self.epoch))
+
     def _require(self) -> None:
         if self._ended is not None:
             raise type(self._ended)(str(self._ended)) from self._ended

@@ -20,7 +20,7 @@ from .layout import COMMIT_FILE_BYTES_MAX, EPOCHS, commit_name, epoch_name, pars
 from .place import Place
 from .put import LOOK_AGAIN_S
 
-_HOLE_LOOKS = 8
+_LOOKS = 8
 
 
 class LogRef(NamedTuple):
@@ -69,6 +69,7 @@ class LogReader:
                 self._read_epoch(part, epoch, number, digest)
             except CheckpointDamaged as error:
                 trouble = error
+            # After the files: an owner that rolls meanwhile is then seen as what it is.
             following = self.file(epoch + 1, 1)
             if following is None:
                 if trouble is not None:
@@ -77,8 +78,7 @@ class LogReader:
                 walk.files += part
                 return walk
             if trouble is not None or not is_end_of(part[-1] if part else None, following):
-                # Its files were collected, or one of them is damaged: the archive holds them all.
-                part = self._from_archive(epoch, number, digest, following, trouble)
+                part = self._ended_epoch(epoch, number, digest, following)
             walk.files += part
             digest = part[-1].digest if part else digest
             epoch, number = epoch + 1, 1
@@ -104,20 +104,19 @@ class LogReader:
         return found
 
     def epoch_files(self, epoch: int) -> Iterator[CheckpointFile]:
-        """An ended epoch, lazily: from its archive, else from its directory."""
+        """An ended epoch, lazily: from its archive, and from its directory what the archive has not."""
+        number, digest = 1, None
         try:
-            archive = self.archive(epoch)
-        except FileNotFoundError:
-            part: list[CheckpointFile] = []
-            self._read_epoch(part, epoch, 1, None)
-            following = self.file(epoch + 1, 1)
-            if following is None or not is_end_of(part[-1] if part else None, following):
-                raise CheckpointDamaged(
-                    f"{self._epochs}/{epoch_name(epoch)} is damaged: files are missing and there is no archive"
-                ) from None
-            yield from part
-        else:
-            yield from archive.files()
+            for file in self.archive(epoch).files():
+                yield file
+                number, digest = file.header.number + 1, file.digest
+            return
+        except (FileNotFoundError, CheckpointDamaged):
+            pass  # not archived yet, or damaged: whether the directory is whole is found out now
+        following = self.file(epoch + 1, 1)
+        if following is None:
+            raise CheckpointDamaged(f"{self._where(epoch + 1, 1)} is missing although later files are there")
+        yield from self._ended_epoch(epoch, number, digest, following)
 
     def frame(self, ref: LogRef) -> bytes:
         """The bytes of one frame.
@@ -198,25 +197,44 @@ class LogReader:
             )
         return file
 
-    def _from_archive(
-        self,
-        epoch: int,
-        number: int,
-        digest: bytes | None,
-        following: CheckpointFile,
-        trouble: CheckpointDamaged | None,
+    def _ended_epoch(
+        self, epoch: int, number: int, digest: bytes | None, following: CheckpointFile
     ) -> list[CheckpointFile]:
-        try:
-            part = list(self.archive(epoch).files())
-        except FileNotFoundError:
-            raise trouble or CheckpointDamaged(
-                f"{self._epochs}/{epoch_name(epoch)} is damaged: files are missing and there is no archive"
-            ) from None
-        if not is_end_of(part[-1], following):
-            raise trouble or CheckpointDamaged(
-                f"{self.place.where(EPOCHS, epoch_name(epoch + 1))}: its OPEN does not name the epoch before it"
-            )
-        if digest is not None and (part[number - 2].digest if number > 1 else part[0].header.predecessor) != digest:
+        """The files of an ended epoch from `number` on, from whichever place has them all.
+
+        They may be on their way from one to the other, and a network client may see neither for a
+        moment, so it is tried more than once.
+        """
+        trouble: CheckpointDamaged | None = None
+        for wait_s in LOOK_AGAIN_S[:_LOOKS]:
+            for source in (self._from_directory, self._from_archive):
+                try:
+                    part = source(epoch, number, digest)
+                except FileNotFoundError:
+                    continue
+                except CheckpointDamaged as error:
+                    trouble = trouble or error
+                    continue
+                if is_end_of(part[-1] if part else None, following):
+                    return part
+            if trouble is not None:
+                break  # what is there and damaged does not get better
+            self.place.root.putter.sleep(wait_s)
+            self.place.names(EPOCHS, epoch_name(epoch))
+        raise trouble or CheckpointDamaged(
+            f"{self._epochs}/{epoch_name(epoch)} is damaged: files that the next epoch's OPEN names are missing, and "
+            f"there is no archive that has them"
+        )
+
+    def _from_directory(self, epoch: int, number: int, digest: bytes | None) -> list[CheckpointFile]:
+        part: list[CheckpointFile] = []
+        self._read_epoch(part, epoch, number, digest)
+        return part
+
+    def _from_archive(self, epoch: int, number: int, digest: bytes | None) -> list[CheckpointFile]:
+        part = list(self.archive(epoch).files())
+        before = part[number - 2].digest if number > 1 else part[0].header.predecessor
+        if digest is not None and before != digest:
             raise CheckpointDamaged(
                 f"{self._where(epoch, number)} is damaged: the archive does not follow what came before"
             )
@@ -224,7 +242,7 @@ class LogReader:
 
     def _check_no_hole(self, part: list[CheckpointFile], epoch: int, number: int, digest: bytes | None) -> None:
         """The log ends here: nothing later may be there. (What is seen is there, even if absence proves nothing.)"""
-        for wait_s in LOOK_AGAIN_S[:_HOLE_LOOKS]:
+        for wait_s in LOOK_AGAIN_S[:_LOOKS]:
             last = part[-1] if part else None
             at = last.header.number if last is not None else number - 1
             is_sealed = last is not None and last.header.kind == SEAL

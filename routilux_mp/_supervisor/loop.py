@@ -60,7 +60,8 @@ class Loop:
         self.on_code: Callable[[str], None] = lambda code_id: None
         self.is_draining = False
         self._dispatch_number = 0
-        self._touched: set[str] = set()
+        self._touched: dict[str, None] = {}  # jobs to look at; a dict, because sets have no order
+        self._turns = 0
         self._timeouts: dict[int, tuple[int, int]] = {}  # worker killed for exceeding -> (dispatch, index)
         self._start_failures = 0
 
@@ -75,31 +76,34 @@ class Loop:
         for event in events:
             self._on_event(event, now)
         self._timers(now)
-        for key, error in self._committer.finished():
-            self._on_finished(key, error, now)
-        for job_id in list(self._touched):
-            live = self.jobs.get(job_id)
-            if live is not None:
-                self._give_work(live, now)
-        self._touched.clear()
-        for live in list(self.jobs.values()):
-            self._commit(live, now)
+        finished = self._committer.finished()
+        while True:
+            for key, error in finished:
+                self._on_finished(key, error, now)
+            self._give_work_in_turn(now)
+            for live in list(self.jobs.values()):
+                self._commit(live, now)
+            # A commit that stands at once lets more happen at once.
+            finished = self._committer.finished()
+            if not finished:
+                return
 
     def add(self, live: LiveJob, stimulus: Stimulus | None) -> None:
         """Take a job in; ``stimulus``: what begins it."""
         self.jobs[live.job.job_id] = live
         if stimulus is not None:
             self.happen(live, stimulus, self._clock.now_ns())
-        self._touched.add(live.job.job_id)
+        self._touched[live.job.job_id] = None
         self._warm_up(live)
 
     def happen(self, live: LiveJob, stimulus: Stimulus, now: int) -> None:
         """Step one job and perform what it asks for."""
         for effect in live.step(stimulus, now, verify=self._settings.verify):
             self._perform(live, effect, now)
-        self._touched.add(live.job.job_id)
+        self._touched[live.job.job_id] = None
         live.next_due_ns = _earliest(
-            select.next_due_ns(live.job), policy.next_due_ns(live.job), _grace_ends(live), live.execution_deadline_ns,
+            select.next_due_ns(live.job, now), policy.next_due_ns(live.job, now), _grace_ends(live, now),
+            live.execution_deadline_ns,
             live.job.ends_after_ns if live.job.ends_after_ns > now else 0,
         )  # fmt: skip
 
@@ -133,7 +137,7 @@ class Loop:
                 live = self.jobs.get(job_id)
                 if live is not None:
                     self.happen(live, completion, now)
-                if slot is not None and not slot.load:
+                if slot is not None and (completion.is_last or not slot.load):
                     self._touch_code(slot.code_id)
             case Printed(_, stream, text):
                 self._print(stream, text)
@@ -141,6 +145,7 @@ class Loop:
                 slot = self.placement.workers.get(worker)
                 if slot is not None:
                     slot.is_started, slot.pid = True, pid
+                    self._touch_code(slot.code_id)
                 self._start_failures = 0
             case Died():
                 self._on_died(event, now)
@@ -164,9 +169,9 @@ class Loop:
             failure = Failure("timeout", "ActivationTimeout", "the handler ran longer than timeout_s; worker killed")
         elif not how.is_blameless:
             failure = Failure("crash", "WorkerCrashed", how.detail or "the worker process died")
-            if not slot.is_started and not slot.load:
+            if not slot.is_started:
                 self._start_failures += 1
-        for job_id in self.placement.jobs_of(slot):
+        for job_id in sorted(slot.introduced):  # each of them remembers what state this worker has
             live = self.jobs.get(job_id)
             if live is not None:
                 self.happen(live, WorkerLost(worker, dispatch, index, failure), now)
@@ -186,7 +191,7 @@ class Loop:
         live = self.jobs.get(key)
         if live is None:
             return
-        self._touched.add(key)
+        self._touched[key] = None
         if isinstance(error, StorageBlocked):
             live.retry_at_ns = now + 200_000_000
             if live.blocked is None:
@@ -255,9 +260,9 @@ class Loop:
         if slot is None:
             return
         self._backend.send(worker, Revoke(worker, slot.last_dispatch))
-        for job_id in self.placement.handed_back(slot, now) - {live.job.job_id}:
+        for job_id in sorted(self.placement.handed_back(slot, now)):
             other = self.jobs.get(job_id)
-            if other is not None:
+            if other is not None and other is not live:
                 self.happen(other, HandedBack(worker), now)
 
     def _commit(self, live: LiveJob, now: int) -> None:
@@ -293,6 +298,21 @@ class Loop:
         return live.view.status != live.shown_status or now >= live.show_again_ns > 0
 
     # -- giving out work ----------------------------------------------------------------------
+
+    def _give_work_in_turn(self, now: int) -> None:
+        """Look at every job that something happened to; another one begins each time, so that none starves."""
+        touched = list(self._touched)
+        self._touched.clear()
+        self._turns += 1
+        first = self._turns % len(touched) if touched else 0
+        for job_id in touched[first:] + touched[:first]:
+            live = self.jobs.get(job_id)
+            if live is not None:
+                self._give_work(live, now)
+        for slot in self.placement.workers.values():
+            if slot.is_yielding and not slot.load:
+                slot.is_yielding = False  # whoever wanted it has had its turn, and does not want it any more
+                self._touch_code(slot.code_id)
 
     def _give_work(self, live: LiveJob, now: int) -> None:
         if self.is_draining or live.blocked is not None:
@@ -346,10 +366,9 @@ class Loop:
             return  # one is on its way
         if not self.placement.is_full(code_id):
             self._start(code_id, routine)
-            self._touched.add(live.job.job_id)
+            self._feed(live, number, self._clock.now_ns())
             return
         if self.placement.rebind(code_id, routine) is not None:
-            self._touched.add(live.job.job_id)
             self._feed(live, number, self._clock.now_ns())
             return
         if bound:
@@ -397,7 +416,7 @@ class Loop:
         """A worker of this code is free: every job that could use it is looked at."""
         for job_id, live in self.jobs.items():
             if live.code_id == code_id or self.placement.is_full(live.code_id):
-                self._touched.add(job_id)
+                self._touched[job_id] = None
 
     # -- time ---------------------------------------------------------------------------------
 
@@ -503,8 +522,9 @@ def _earliest(*times_ns: int) -> int:
     return min((t for t in times_ns if t), default=0)
 
 
-def _grace_ends(live: LiveJob) -> int:
+def _grace_ends(live: LiveJob, now: int) -> int:
     closing = live.job.closing
     if closing is None or closing[0] == "paused" or not live.job.dispatches:
         return 0
-    return closing[2] + live.job.grace_ns + 1
+    end = closing[2] + live.job.grace_ns + 1
+    return end if end > now else 0  # the workers have been killed: their deaths will be reported

@@ -13,10 +13,10 @@ import threading
 import uuid
 import weakref
 from concurrent.futures import Future
-from typing import Any, Callable, Mapping, NamedTuple, TypeVar
+from typing import Any, Callable, Mapping, NamedTuple, Sequence, TypeVar
 
 from .._core.batch import Batch
-from .._core.stimuli import Close, Resume, Submit
+from .._core.stimuli import Close, Resume, StateOp, Submit
 from .._core.topology import Topology
 from .._serialization.batch import encode_batch
 from .._serialization.packing import pack
@@ -85,8 +85,9 @@ class Supervisor:
     def submit(
         self, flow: CompiledFlow, *, entry: str | None, slot: str | None, params: dict[str, Any] | None,
         metadata: dict[str, Any] | None = None, job_id: str | None = None, timeout_s: float | None = None,
+        initial: Sequence[StateOp] = (),
     ) -> JobHandle:  # fmt: skip
-        """A new job; it is durable, and on its way, when this returns.
+        """A new job; it is durable, and on its way, when this returns. ``initial``: state that it starts with.
 
         Raises:
             NotShippable: code of the flow cannot be sent to workers, naming it.
@@ -98,16 +99,17 @@ class Supervisor:
         number = -1 if entry is None else flow.topology.index_of(entry)
         if number is None:
             raise UnknownName(f"Routine '{entry}' not found in flow")
-        slots = flow.topology.routines[number].slots
-        index = slots.index(slot) if slot in slots else 0
-        batch = None
+        index, batch = 0, None
+        if entry is not None:
+            slots = flow.topology.routines[number].slots
+            index = slots.index(slot) if slot in slots else 0
         if entry is not None and params is not None:
             batch = self.encode(params, slot_place(job_id, entry, slots[index]))
         code = self._code_of(flow)
         self._load(code)
         stimulus = Submit(
             flow.flow_id, flow.topology.to_plain(), number, index, batch,
-            pack_metadata(metadata or {}), self._signed_code(job_id, code),
+            pack_metadata(metadata or {}), self._signed_code(job_id, code), tuple(initial),
         )  # fmt: skip
         tenure = self.store.create(job_id, flow.flow_doc) if self.is_durable else NullTenure(self.settings.history_inline_max)
         self._allow(flow, code)

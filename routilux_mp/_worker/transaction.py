@@ -23,7 +23,7 @@ from .._core.stimuli import Completion, Emit, Failure, StateOp
 from .._serialization.items import ATOMS, MARKED, WHOLE, encode_item, flat_packer, join_items
 from ..errors import EmissionNotSerializable, KeyUnavailable, StorageBlocked, UnknownName
 from .liveness import IDLE, INDEX, LEASE_NS, REVOKED, START_NS, is_expired
-from .spill import Spiller
+from .spill import Spiller, is_reference
 
 if TYPE_CHECKING:
     from .jobs import JobHere, RoutineHere
@@ -41,16 +41,19 @@ _UNCOMMITTED_NS = 5_000_000_000
 _BLOCKED_RETRY_S = 0.2
 
 
-class HandedBack(Exception):
-    """The work was revoked while its results waited for the disk; nothing of it is reported."""
+class HandedBack(BaseException):
+    """The work was revoked while its results waited for the disk; a handler must not catch this."""
 
 
 class Transaction:
     """The :class:`~routilux_mp.context.Activation` of one worker; the same object for all it runs."""
 
-    def __init__(self, send: Callable[[str, Completion], None], numbers: memoryview) -> None:
+    def __init__(
+        self, send: Callable[[str, Completion], None], numbers: memoryview, wait_for_answers: Callable[[], None]
+    ) -> None:
         self._send = send
         self._numbers = numbers
+        self._wait_for_answers = wait_for_answers
         self.lock = threading.Lock()
         self._pack = flat_packer()
         self._spiller = Spiller()
@@ -58,6 +61,7 @@ class Transaction:
         self.job: JobHere
         self.routine: RoutineHere
         self.dispatch = 0
+        self.count = 0  # activations in it
         self.out: list[tuple[int, Any, int]] = []  # (event, encoded item, how to join it)
         self.mark = 0  # entries of ``out`` before it are committed, as far as this worker can say
         self.done = 0  # activations returned since the last report
@@ -130,9 +134,11 @@ class Transaction:
         """Commit what was done so far, in a plain handler: waits for the supervisor only when far ahead of it."""
         with self.lock:
             self.commit_cursor(cursor)
-            index = self._numbers[INDEX]
-            self.routine.wait_for_answers(self)
-            self.resume(index)
+            if self.unanswered >= UNANSWERED_MAX:
+                index = self._numbers[INDEX]
+                self._report(False, None)
+                self._wait_for_answers()
+                self.resume(index)
 
     def add_output(self, temporary: str, final: str) -> None:
         """See :class:`~routilux_mp.context.Activation`."""
@@ -140,17 +146,18 @@ class Transaction:
 
     # -- what the worker's loop uses ------------------------------------------------------------
 
-    def open(self, job: JobHere, routine: RoutineHere, dispatch: int) -> None:
-        """Begin a dispatch."""
-        self.job, self.routine, self.dispatch = job, routine, dispatch
-        self._forget_reported([])
-        self._busy_since_ns = 0
+    def open(self, job: JobHere, routine: RoutineHere, dispatch: int, count: int) -> None:
+        """Begin a dispatch of ``count`` activations."""
+        self.job, self.routine, self.dispatch, self.count = job, routine, dispatch, count
+        self.discard()
+        self._busy_since_ns = time.monotonic_ns()
 
     def succeed(self, now_ns: int) -> None:
         """The running activation has returned."""
         if self._poison is not None:
             raise self._poison  # the handler may have caught it, but its emission is missing
-        if self.routine.is_touched or self._outputs:
+        routine = self.routine
+        if routine.state.is_touched or routine.fields or self._outputs:
             self._take_state()
         if self._spilled:
             self._spilled = []
@@ -159,23 +166,21 @@ class Transaction:
         self.done += 1
         if self.deadline_ns == _NEVER:
             self.deadline_ns = now_ns + self.job.flush_ns
-        if now_ns >= self.deadline_ns or self.is_full or self._reads:
-            self.flush()
 
-    @property
-    def is_full(self) -> bool:
-        """So much is finished that it should be sent now."""
+    def is_due(self, now_ns: int) -> bool:
+        """What is finished should be sent now: it is old enough, it is much, or it must be alone."""
         info = self.job.info
         return (
-            self.done >= info.batch_count_max or self.mark >= info.batch_count_max or self.size >= info.batch_bytes_max
-        )
+            now_ns >= self.deadline_ns or self.done >= info.batch_count_max or self.mark >= info.batch_count_max
+            or self.size >= info.batch_bytes_max or bool(self._reads)
+        )  # fmt: skip
 
     def commit_cursor(self, cursor: Any) -> None:
         """The running activation goes on from ``cursor``; what it did so far is as good as returned."""
         if self._poison is not None:
             raise self._poison
         encoded = self.job.encode_cursor(self.routine, cursor)
-        if self.routine.is_touched or self._outputs:
+        if self.routine.state.is_touched or self.routine.fields or self._outputs:
             self._take_state()
         self._spilled = []
         self.mark = len(self.out)
@@ -183,7 +188,7 @@ class Transaction:
         now = time.monotonic_ns()
         if self.deadline_ns == _NEVER:
             self.deadline_ns = now + self.job.flush_ns
-        if now >= self.deadline_ns or self.is_full or self._reads:
+        if self.is_due(now):
             self.flush()
         self._numbers[START_NS] = now
 
@@ -205,6 +210,12 @@ class Transaction:
         if not self._is_in_handler:
             self._numbers[INDEX] = IDLE
         self._report(is_last, failure)
+
+    def discard(self) -> None:
+        """Forget everything that is not reported, finished or not."""
+        self.out.clear()
+        self.mark = 0
+        self._forget_reported()
 
     def resume(self, index: int) -> None:
         """The activation of this index goes on after it waited."""
@@ -274,7 +285,7 @@ class Transaction:
             if self.size >= info.payload_inline_bytes_max and info.blob_dir is not None:
                 del self.out[self.mark :]
                 emits = self._assemble(uncommitted)
-                self._spill([e.batch for e in emits], emits[0].batch.size, is_committed=False)
+                self._spill([e.batch for e in emits], 0, is_committed=False)
                 self.out += [(e.event, e.batch, _READY) for e in emits]
                 self.size = _size_of(self.out)
             self._grow_at = self.size + info.batch_bytes_max
@@ -293,8 +304,7 @@ class Transaction:
 
     def _report(self, is_last: bool, failure: Failure | None) -> None:
         now = time.monotonic_ns()
-        finished, rest = self.out[: self.mark], self.out[self.mark :]
-        emits = tuple(self._assemble(finished))
+        emits = tuple(self._assemble(self.out[: self.mark]))
         if self.size > self.job.info.payload_inline_bytes_max:
             self._spill([e.batch for e in emits], self.job.info.payload_inline_bytes_max, is_committed=True)
         completion = Completion(
@@ -303,13 +313,12 @@ class Transaction:
         )  # fmt: skip
         if self._cursor is not None:
             self.unanswered += 1
-        self._forget_reported(rest)
+        self._forget_reported()
         self._busy_since_ns = now
         self._send(self.job.info.job_id, completion)
 
-    def _forget_reported(self, rest: list[tuple[int, Any, int]]) -> None:
-        # In place: the handler may be appending to it in the main thread.
-        del self.out[: len(self.out) - len(rest)]
+    def _forget_reported(self) -> None:
+        del self.out[: self.mark]  # in place: the handler may be appending to it in the main thread
         self.mark = 0
         self.done = 0
         self.size = _size_of(self.out)
@@ -363,14 +372,14 @@ class Transaction:
         return batches
 
     def _spill(self, batches: list[Batch], bytes_max: int, *, is_committed: bool) -> None:
-        """Put payloads of at least ``bytes_max`` into a blob; they stay where they are if there is no place for blobs."""
+        """Put payloads above ``bytes_max`` into a blob; they stay where they are if there is no place for blobs."""
         blob_dir = self.job.info.blob_dir
-        big = [b for b in batches if b.data is not None and b.size >= bytes_max]
+        big = [(b, b.data) for b in batches if b.data is not None and b.size > bytes_max and not is_reference(b.data)]
         if not big or blob_dir is None:
             return
         while True:
             try:
-                path, references = self._spiller.put(blob_dir, [b.data for b in big if b.data is not None])
+                path, references = self._spiller.put(blob_dir, [data for _, data in big])
                 break
             except StorageBlocked:
                 # The disk is full: the job is blocked, not failed. Wait as the supervisor does.
@@ -379,7 +388,7 @@ class Transaction:
                 time.sleep(_BLOCKED_RETRY_S)
         if not is_committed:
             self._spilled.append(path)
-        for batch, reference in zip(big, references, strict=True):
+        for (batch, _), reference in zip(big, references, strict=True):
             batch.data = reference
             batch.size = len(reference)
 

@@ -18,7 +18,6 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..flow import Flow
-from ..monitoring.flow_registry import FlowRegistry
 from ..runtime import Runtime
 from . import FAILED, INTERRUPTED, OK, STOPPED, checkpoint_root, job_directory
 from .progress import Board, Stage, board_for
@@ -36,10 +35,9 @@ def run(options: argparse.Namespace) -> int:
     params = parse_params(options.param)
     if options.dry_run:
         return _print_plan(flow, params)
-    FlowRegistry.get_instance().register_by_name(flow.flow_id, flow)
     runtime = _runtime(options, checkpoint_root(options))
     with Interrupts() as interrupts:
-        state = runtime.exec(flow.flow_id, entry_params=params, settle_s=0)
+        state = runtime.exec(flow, entry_params=params, settle_s=0)
         return _follow(runtime, state, options, interrupts)
 
 
@@ -101,9 +99,7 @@ def _follow(runtime: Runtime, state: JobState, options: argparse.Namespace, inte
 
 
 def _wait(state: JobState, timeout_s: float) -> None:
-    handle = state._handle
-    if handle is not None:
-        handle.wait(lambda view: view.is_terminal or view.status == "paused", timeout_s)
+    state._live_or_fail().handle.wait(lambda view: view.is_terminal or view.status == "paused", timeout_s)
 
 
 def _has_stopped(state: JobState) -> bool:
@@ -112,12 +108,8 @@ def _has_stopped(state: JobState) -> bool:
 
 def _stages(state: JobState) -> list[Stage]:
     """How far each routine is, as far as a commit stands."""
-    view = state._view()
-    if view is None:
-        return []
-    return [
-        Stage(name, done, done + queued + running, running) for name, (done, queued, running) in view.progress.items()
-    ]
+    progress = state._live_or_fail().handle.view.progress
+    return [Stage(name, done, done + queued + running, running) for name, (done, queued, running) in progress.items()]
 
 
 def _answer(state: JobState, folder: Path, options: argparse.Namespace, seconds: float, board: Board) -> int:

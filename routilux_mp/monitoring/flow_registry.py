@@ -41,7 +41,7 @@ class FlowRegistry:
         Raises:
             ValueError: no name.
         """
-        if not isinstance(name, str) or not name:
+        if not name:
             raise DefinitionError(f"a flow is registered under a non-empty name, got {name!r}")
         with self._lock:
             self._by_name[name] = flow

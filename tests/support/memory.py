@@ -29,8 +29,8 @@ class Symlink:
 
 @dataclass
 class Dir:
-    names: dict[str, "Node"] = field(default_factory=dict)
-    durable: dict[str, "Node"] = field(default_factory=dict)
+    names: dict[str, Node] = field(default_factory=dict)
+    durable: dict[str, Node] = field(default_factory=dict)
     mtime_ns: int = 0
 
 

@@ -1,0 +1,90 @@
+"""Which runtime ``flow.execute`` and its friends use, and what happens to runtimes at the end of the script.
+
+The innermost ``with Runtime()`` block counts, else one default per process, made on first use.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+
+_lock = threading.RLock()
+_runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+_active: list[Runtime] = []
+_default: Runtime | None = None
+_overrides: dict[str, Any] = {}
+
+
+def current_runtime() -> Runtime:
+    """The innermost ``with Runtime()`` block's, else the process's default one, made now if need be."""
+    global _default
+    with _lock:
+        if _active:
+            return _active[-1]
+        if _default is None or _default.is_closed:
+            from .runtime import Runtime  # it needs this module first
+
+            _default = Runtime._of(Settings.load(**_overrides))
+        return _default
+
+
+def close_default() -> None:
+    """Shut the default runtime down as the end of the script would; the next use makes a new one."""
+    global _default
+    with _lock:
+        old, _default = _default, None
+    if old is not None:
+        old.shutdown()
+
+
+def configure(**settings: Any) -> None:
+    """Set settings of the default runtime; one that is already in use ends first, as at the end of the script.
+
+    Raises:
+        ValueError: a setting that does not exist or has an impossible value.
+    """
+    merged = {**_overrides, **settings}
+    Settings.load(**merged)
+    with _lock:
+        _overrides.clear()
+        _overrides.update(merged)
+    close_default()
+
+
+def remember(runtime: Runtime) -> None:
+    """Have the runtime shut down at the end of the script, at the latest."""
+    _runtimes.add(runtime)
+
+
+def activate(runtime: Runtime) -> None:
+    """``runtime`` is the current one until :func:`deactivate`."""
+    with _lock:
+        _active.append(runtime)
+
+
+def deactivate(runtime: Runtime) -> None:
+    """``runtime`` is no longer to be used."""
+    with _lock:
+        if runtime in _active:
+            _active.remove(runtime)
+
+
+def _drain_at_exit() -> None:
+    """The end of the script is like leaving a ``with`` block, for every runtime that is still open."""
+    for runtime in list(_runtimes):
+        try:
+            runtime.shutdown()
+        except KeyboardInterrupt:
+            runtime.shutdown(wait=False)
+
+
+# Before the interpreter joins its threads and refuses new ones, if it offers that moment; else after.
+getattr(threading, "_register_atexit", atexit.register)(_drain_at_exit)

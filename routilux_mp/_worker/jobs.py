@@ -1,0 +1,273 @@
+"""What a worker keeps of a job between activations: its routine objects and its copy of the state.
+
+One routine object per worker and job, made from the flow's code, so that ``self.x`` never leaks
+between jobs. Not here: running anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+from .._core.effects import Part, Work
+from .._core.stimuli import StateOp
+from .._core.topology import RoutineSpec, Topology
+from .._serialization.batch import Unreadable, decode_batch, decode_value, encode_value
+from .._serialization.places import cursor_place, emission_place, log_place, message_place, slot_place, state_place
+from .._serialization.signing import Signer
+from ..errors import EmissionNotSerializable
+from .invoke import IMMEDIATE, Call, LogicCall, logic_call, map_keys, slot_call
+from .spill import PayloadReader
+from .state import SHARED, ActivationJobState, Key, Raw
+from .wire import JobInfo
+
+log = logging.getLogger(__name__)
+
+#: Attributes of a routine that are its definition, not state.
+_DEFINITION = frozenset(("_id", "_config", "_slots", "_events", "_logic", "_activation_policy", "_error_handler"))
+
+
+class Routines(Protocol):
+    """Where routine objects come from: ``_serialization.code.LoadedCode``, or the caller's own (inline)."""
+
+    def routine(self, routine_id: str) -> Any: ...
+
+
+class JobHere:
+    """One job in one worker."""
+
+    def __init__(self, info: JobInfo, routines: Routines) -> None:
+        self._routines = routines
+        self._here: dict[int, RoutineHere] = {}
+        self.state: dict[Key, Raw] = {}
+        self.topology = Topology.from_plain(dict(info.topology))
+        self._workers = {spec.routine_id: spec.workers for spec in self.topology.routines}
+        self.signer = Signer(info.keys) if info.keys else None
+        self._payloads = PayloadReader(info.blob_dir)
+        self.update(info)
+
+    def update(self, info: JobInfo) -> None:
+        """Take over what may change while a job runs: limits, and where blobs go."""
+        self.info = info
+        self.flush_ns = int(info.flush_ms * 1e6)
+        self._payloads.blob_dir = info.blob_dir
+
+    def routine(self, number: int) -> RoutineHere:
+        """The routine of this number; made when it is first needed."""
+        here = self._here.get(number)
+        if here is None:
+            spec = self.topology.routines[number]
+            here = self._here[number] = RoutineHere(self, spec, self._routines.routine(spec.routine_id))
+        return here
+
+    def take_state(self, work: Work) -> None:
+        """Bring the copy of the state up to date."""
+        if work.is_reset:
+            self.state.clear()
+        for scope, key, value in work.state:
+            if value is None:
+                self.state.pop((scope, key), None)
+            else:
+                self.state[scope, key] = value  # type: ignore[assignment]
+
+    def is_contended(self, scope: str) -> bool:
+        """Whether an activation elsewhere may change what is in this scope between a read and a write."""
+        return scope == SHARED or self._workers.get(scope, 0) != 1
+
+    def decode_part(self, routine: RoutineHere, part: Part) -> list[Any]:
+        """The emissions of a part.
+
+        Raises:
+            EmissionNotSerializable: an object among them cannot be built here.
+            CheckpointDamaged, SignatureInvalid, KeyUnavailable: see ``decode_batch``.
+        """
+        assert part.batch.data is not None, "the supervisor sends the bytes along"
+        data = self._payloads.open(part.batch.data)
+        return decode_batch(data, self.signer, routine.origin_of(part), part.start, part.count)
+
+    def encode_cursor(self, routine: RoutineHere, cursor: Any) -> bytes:
+        """A cursor as bytes."""
+        try:
+            return encode_value(cursor, self.signer, routine.cursor_place)
+        except EmissionNotSerializable as error:
+            raise EmissionNotSerializable(f"Routine '{routine.routine_id}', cursor: {error}") from error
+
+    # -- the codec of the state (see ``state.ValueCodec``) ---------------------------------------
+
+    def encode_state(self, scope: str, key: str, value: Any) -> bytes:
+        """A value of the shared state as bytes."""
+        try:
+            return encode_value(value, self.signer, state_place(self.info.job_id, scope, key))
+        except EmissionNotSerializable as error:
+            where = f"state of routine '{scope}'" if scope else "shared data"
+            raise EmissionNotSerializable(f"{where}, key '{key}': {error}") from error
+
+    def decode_state(self, scope: str, key: str, data: bytes) -> Any:
+        """The value again."""
+        return decode_value(data, self.signer, state_place(self.info.job_id, scope, key))
+
+    def encode_log(self, entry: Any) -> bytes:
+        """An entry of the shared log as bytes."""
+        return encode_value(entry, self.signer, log_place(self.info.job_id))
+
+
+class RoutineHere:
+    """One routine object of one job in one worker, with everything about it that need be found out only once."""
+
+    def __init__(self, job: JobHere, spec: RoutineSpec, routine: Any) -> None:
+        self._job = job
+        self._spec = spec
+        self._job_id = job.info.job_id
+        self.object = routine
+        self.routine_id = spec.routine_id
+        self.is_logic = spec.style == "logic"
+        self.slots = spec.slots
+        self.events = {name: number for number, name in enumerate(spec.events)}
+        self.state = ActivationJobState(
+            self._job_id, job.info.flow_id, spec.routine_id, job.state, job, job.is_contended
+        )  # fmt: skip
+        self.cursor_place = cursor_place(self._job_id, spec.routine_id)
+        self._incoming: dict[int, dict[str, str] | None] = getattr(routine, "_incoming", {})
+        self._calls: dict[tuple[int, int], Call] = {}
+        self._logic: LogicCall | None = None
+        self._places: dict[str, bytes] = {}
+        #: Attributes that are transactional state, with the value that is committed.
+        self.fields: dict[str, bytes | None] = dict.fromkeys(
+            name for name in getattr(routine, "fields_to_serialize", ()) if name not in _DEFINITION
+        )
+        self._scratch: dict[str, int] | None = None
+
+    # -- input ----------------------------------------------------------------------------------
+
+    def call_for(self, part: Part) -> Call:
+        """What to call with each emission of this part."""
+        key = (part.slot, part.connection)
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = self._make_call(part)
+        return call
+
+    def _make_call(self, part: Part) -> Call:
+        mapping = self._incoming.get(part.connection)
+        if not self.is_logic:
+            return slot_call(self.object._slots[self.slots[part.slot]], mapping, self.state)
+        rename, name, slots = map_keys(mapping), self.slots[part.slot], self.slots
+
+        def call(data: dict[str, Any]) -> Any:
+            lists: dict[str, list[Any]] = {slot: [] for slot in slots}
+            lists[name].append(rename(data))
+            return self.call_logic(lists, dict(IMMEDIATE))
+
+        return call
+
+    def call_logic(self, data: dict[str, list[Any]], message: Any) -> Any:
+        """Call the logic with what its policy took."""
+        if self._logic is None:
+            self._logic = logic_call(self.object._logic, self.slots)
+        return self._logic(data, message, self.state)
+
+    def group_call(self, work: Work) -> Any:
+        """One activation for all parts of ``work`` together. Its input is decoded outside of the handler."""
+        message = dict(IMMEDIATE)
+        if work.message:
+            message = decode_value(work.message, self._job.signer, message_place(self._job_id, self.routine_id))
+        data: dict[str, list[Any]] = {slot: [] for slot in self.slots}
+        calls = []
+        for part in work.parts:
+            items = readable(self._job.decode_part(self, part))
+            calls += [(self.call_for(part), item) for item in items]
+            rename = map_keys(self._incoming.get(part.connection))
+            data[self.slots[part.slot]] += [rename(item) for item in items] if self.is_logic else ()
+        if self.is_logic:
+            return lambda _: self.call_logic(data, message)
+        return lambda _: [call(item) for call, item in calls] and None
+
+    def origin_of(self, part: Part) -> bytes:
+        """The place where the emissions of this part were made."""
+        if part.connection < 0:
+            return slot_place(self._job_id, self.routine_id, self.slots[part.slot])
+        connection = self._job.topology.connections[part.connection]
+        source = self._job.topology.routines[connection.source]
+        return emission_place(self._job_id, source.routine_id, source.events[connection.event])
+
+    def place_of(self, event: str) -> bytes:
+        """The place of what this routine emits."""
+        place = self._places.get(event)
+        if place is None:
+            place = self._places[event] = emission_place(self._job_id, self.routine_id, event)
+        return place
+
+    def decode_cursor(self, data: bytes | None) -> Any:
+        """The cursor to resume from."""
+        return None if data is None else decode_value(data, self._job.signer, self.cursor_place)
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def load_fields(self) -> None:
+        """Give the transactional attributes their committed values, before the first activation of a dispatch."""
+        for name, known in self.fields.items():
+            committed = self._job.state.get((self.routine_id, f"__field__:{name}"))
+            if committed is None:
+                if known is None and hasattr(self.object, name):
+                    self.fields[name] = self._encode_field(name)
+            elif committed != known and isinstance(committed, (bytes, int, float)):
+                is_encoded = isinstance(committed, bytes)
+                encoded = committed if is_encoded else self._encode(name, committed)
+                if encoded != known:
+                    self.fields[name] = encoded  # type: ignore[assignment]
+                    self._restore_field(name)
+
+    def take_state(self) -> tuple[list[StateOp], tuple[Key, ...]]:
+        """What the activation changed, and what it read that others may change."""
+        for name, known in self.fields.items():
+            if not hasattr(self.object, name):
+                continue
+            now = self._encode_field(name)
+            if now != known:
+                self.fields[name] = now
+                self.state.set_hidden(f"__field__:{name}", getattr(self.object, name))
+        return self.state.finish()
+
+    def rollback(self) -> None:
+        """Undo what the running activation changed."""
+        self.state.rollback()
+        for name in self.fields:
+            self._restore_field(name)
+
+    def warn_of_scratch(self) -> None:
+        """Say once that attributes which are neither configuration nor registered live in this worker only."""
+        if self._scratch == {}:
+            return
+        now = {n: id(v) for n, v in vars(self.object).items() if n not in _DEFINITION and n not in self.fields}
+        before, self._scratch = self._scratch, now
+        changed = [] if before is None else [n for n, v in now.items() if before.get(n) != v and not n.startswith("_")]
+        if changed:
+            self._scratch = {}
+            log.warning(
+                "Routine '%s' sets self.%s in a handler: that lives in this worker process only and is lost when it "
+                "ends. Keep it in job_state, or name it in add_serializable_fields.", self.routine_id, changed[0],
+            )  # fmt: skip
+
+    def is_retryable(self, error: BaseException) -> bool:
+        """Whether the error handler in force tries again after this error."""
+        handler = getattr(self.object, "_effective_error_handler", None)
+        return True if handler is None else bool(handler.is_retryable(error))
+
+    def _encode_field(self, name: str) -> bytes:
+        return self._encode(name, getattr(self.object, name))
+
+    def _encode(self, name: str, value: Any) -> bytes:
+        return self._job.encode_state(self.routine_id, f"__field__:{name}", value)
+
+    def _restore_field(self, name: str) -> None:
+        known = self.fields[name]
+        if known is not None:
+            setattr(self.object, name, self._job.decode_state(self.routine_id, f"__field__:{name}", known))
+
+
+def readable(items: list[Any]) -> list[Any]:
+    """The items, if all could be decoded; else the first one's error is raised."""
+    for item in items:
+        if type(item) is Unreadable:
+            raise item.error
+    return items

@@ -1,0 +1,365 @@
+"""A worker: reads work, runs its activations one after another, reports.
+
+The same code runs in a worker process and, for the inline backend, in the caller's process; the
+difference is only the channel it reads from and whether it may wait. Not here: what a report holds
+(``transaction``), how a handler is called (``invoke``). The rule it owns: before each activation the
+page says what starts, and nothing starts that is revoked or behind the lease.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections import deque
+from types import GeneratorType
+from typing import Any, Iterator, Protocol, Sequence
+
+from .. import context
+from .._core.effects import GoOn, Part, Revoke, Work
+from .._core.stimuli import Completion
+from .._serialization.batch import Unreadable
+from ..errors import BareYield
+from .failures import describe
+from .invoke import Call
+from .jobs import JobHere, RoutineHere, Routines
+from .liveness import DISPATCH, IDLE, INDEX, LEASE_NS, REVOKED, START_NS, Page
+from .streams import redirect_streams
+from .transaction import UNANSWERED_MAX, HandedBack, Transaction
+from .wire import Forget, Frames, JobInfo, Reported, Task, decode, encode
+
+_READ_BYTES = 1 << 18
+
+Activity = Iterator[None]
+
+
+class Channel(Protocol):
+    """The worker's end of what connects it with the supervisor."""
+
+    def read(self, *, wait: bool) -> Sequence[Any] | None:
+        """Messages that have come; waits for some if ``wait``. None: there will be no more."""
+
+    def send(self, message: Any) -> None:
+        """Send a message."""
+
+
+class Worker:
+    """Runs the work that comes through one channel."""
+
+    def __init__(self, channel: Channel, page: Page, routines: Routines, *, may_wait: bool) -> None:
+        self._channel = channel
+        self._numbers = page.numbers
+        self._routines = routines
+        self._may_wait = may_wait
+        self._jobs: dict[str, JobHere] = {}
+        self.queue: deque[Task] = deque()
+        #: After a failure everything is dropped until the supervisor, which hands it all back, says so.
+        self._drop_until: int | None = None
+        self.is_over = False
+        self.transaction = Transaction(self._send, page.numbers, self._wait_in_handler)
+        self.transaction.lock.acquire()
+        self._sender = _LateSender(self.transaction)
+        self._sender.is_awake = not may_wait  # one thread does everything in the caller's process
+
+    def serve(self) -> None:
+        """Run until the channel ends, and then what is left."""
+        while True:
+            if not self.queue and not self.is_over:
+                self.take_messages(wait=False)
+            while not self.queue and not self.is_over:
+                self.take_messages(wait=True)
+            if not self.queue:
+                return
+            for _ in self.run_next():
+                self.take_messages(wait=True)
+
+    def take_messages(self, *, wait: bool) -> None:
+        """Read, and do at once what is not work."""
+        messages = self._channel.read(wait=wait)
+        if messages is None:
+            self.is_over = True
+            return
+        for message in messages:
+            match message:
+                case Task():
+                    if self._drop_until is None:
+                        self.queue.append(message)
+                case GoOn(_, dispatch):
+                    if dispatch == self.transaction.dispatch and self.transaction.unanswered:
+                        self.transaction.unanswered -= 1
+                case Revoke(_, dispatch):
+                    if self._drop_until is not None and dispatch >= self._drop_until:
+                        self._drop_until = None
+                case JobInfo():
+                    if message.job_id in self._jobs:
+                        self._jobs[message.job_id].update(message)
+                    else:
+                        self._jobs[message.job_id] = JobHere(message, self._routines)
+                case Forget(job_id):
+                    self._jobs.pop(job_id, None)
+
+    def run_next(self) -> Activity:
+        """Run the work at the head of the queue; yields when it can go on only after a message."""
+        job_id, work = self.queue.popleft()
+        job = self._jobs.get(job_id)
+        if job is None:
+            return  # it was forgotten: whatever this was, nobody waits for it
+        try:
+            yield from self._run(job, work)
+        except HandedBack:
+            self.transaction.discard()
+            self.transaction.flush(is_last=True)
+
+    def _run(self, job: JobHere, work: Work) -> Activity:
+        job.take_state(work)
+        transaction, numbers = self.transaction, self._numbers
+        if numbers[REVOKED] >= work.dispatch:
+            self._send(job.info.job_id, Completion(work.dispatch, 0))
+            return
+        numbers[INDEX] = IDLE
+        numbers[DISPATCH] = work.dispatch
+        routine: RoutineHere | None = None
+        try:
+            routine = job.routine(work.routine)
+            count = 1 if work.is_group else sum([part.count for part in work.parts])
+            transaction.open(job, routine, work.dispatch, count)
+            transaction.attempt = work.attempt
+            transaction.resume_cursor = routine.decode_cursor(work.cursor)
+            if routine.fields:
+                routine.load_fields()
+            runs = self._inputs(job, routine, work)
+        except Exception as error:  # the user's __setstate__ runs here, and its signature is looked at
+            self._refuse(job, work, routine, error)
+            return
+        index = 0
+        for call, items, seq in runs:
+            is_going_on = yield from self._run_items(call, items, seq, index)
+            if not is_going_on:
+                return
+            index += len(items)
+        transaction.flush(is_last=True)
+        routine.warn_of_scratch()
+
+    def _inputs(self, job: JobHere, routine: RoutineHere, work: Work) -> Iterator[tuple[Call, list[Any], int]]:
+        """(what to call, with which items, number of the first) per part; decoded when it is their turn."""
+        if work.is_group:
+            return iter([(routine.group_call(work), [None], work.seqs[0])])
+
+        def each(part: Part) -> tuple[Call, list[Any]]:
+            try:
+                return routine.call_for(part), job.decode_part(routine, part)
+            except Exception as error:  # damaged or forged input fails its activation, not the worker
+                return _raiser(error), [None]
+
+        first, rest = work.parts[0], zip(work.parts[1:], work.seqs[1:], strict=True)
+        # The first part now, so that a handler with an impossible signature is refused before it starts.
+        call, items = routine.call_for(first), job.decode_part(routine, first)
+
+        def parts() -> Iterator[tuple[Call, list[Any], int]]:
+            yield call, items, work.seqs[0]
+            for part, seq in rest:
+                yield *each(part), seq
+
+        return parts()
+
+    def _run_items(self, call: Call, items: list[Any], seq: int, index: int) -> Iterator[None]:  # type: ignore[misc]
+        """The hot loop. Returns whether the next part may follow."""
+        transaction, numbers, sender = self.transaction, self._numbers, self._sender
+        dispatch, clock = transaction.dispatch, time.monotonic_ns
+        count = transaction.count
+        enter, leave, succeed = transaction.enter_handler, transaction.leave_handler, transaction.succeed
+        is_special = transaction.attempt != 1 or transaction.resume_cursor is not None
+        now = clock()
+        for data in items:
+            lease_ns = numbers[LEASE_NS]
+            if numbers[REVOKED] >= dispatch or (lease_ns and now > lease_ns):
+                transaction.flush(is_last=True)
+                return False
+            transaction.seq = seq
+            numbers[START_NS] = now
+            numbers[INDEX] = index
+            if transaction.done and not sender.is_awake:
+                sender.arm()
+            enter()
+            try:
+                try:
+                    if type(data) is Unreadable:
+                        raise data.error
+                    result = call(data)
+                finally:
+                    leave()
+                if type(result) is GeneratorType:
+                    is_finished = yield from self._drive(result, index)
+                    if not is_finished:
+                        return False
+                now = clock()
+                succeed(now)
+            except HandedBack:
+                raise
+            except BaseException as error:  # a handler's failure is its own, whatever it raises
+                self._fail(error)
+                return False
+            if is_special:
+                transaction.attempt, transaction.resume_cursor, is_special = 1, None, False
+            seq += 1
+            index += 1
+            # The last one's report says that it is the last, and follows at once.
+            if index < count and transaction.is_due(now):
+                transaction.flush()
+        return True
+
+    def _drive(self, generator: GeneratorType[Any, Any, Any], index: int) -> Iterator[None]:  # type: ignore[misc]
+        """A generator handler, from one cursor to the next. Returns whether it came to its end."""
+        transaction = self.transaction
+        transaction.unanswered = 0
+        while True:
+            transaction.enter_handler()
+            try:
+                cursor = next(generator)
+            except StopIteration:
+                return True
+            finally:
+                transaction.leave_handler()
+            if cursor is None:
+                self._close(generator)
+                raise BareYield(
+                    f"Routine '{transaction.routine_id}': a bare `yield` cannot be told from a first run when the "
+                    f"handler is resumed; yield a cursor, such as the number of rows done"
+                )
+            transaction.commit_cursor(cursor)
+            if transaction.unanswered >= UNANSWERED_MAX and not transaction.is_revoked:
+                transaction.flush()
+                while transaction.unanswered >= UNANSWERED_MAX and not transaction.is_revoked and not self.is_over:
+                    yield
+            transaction.resume(index)
+            if transaction.is_revoked or transaction.unanswered >= UNANSWERED_MAX:
+                self._close(generator)
+                transaction.rollback()
+                transaction.flush(is_last=True)
+                return False
+
+    def _close(self, generator: GeneratorType[Any, Any, Any]) -> None:
+        """End a generator where it stands; what it does in its ``finally`` is not part of any commit."""
+        self.transaction.enter_handler()
+        try:
+            generator.close()
+        except Exception:  # its work up to the cursor is committed, and the rest is not: nothing to report
+            pass
+        finally:
+            self.transaction.leave_handler()
+
+    def _fail(self, error: BaseException) -> None:
+        transaction = self.transaction
+        transaction.rollback()
+        if not self._may_wait and isinstance(error, KeyboardInterrupt):
+            transaction.flush(is_last=True)
+            raise error  # in the caller's own process it is the caller's
+        failure = describe(error, transaction.routine.is_retryable(error))
+        transaction.flush(is_last=True, failure=failure)
+        self._drop_all(transaction.dispatch)
+
+    def _refuse(self, job: JobHere, work: Work, routine: RoutineHere | None, error: Exception) -> None:
+        """The input or the routine itself cannot be used: its first activation fails."""
+        failure = describe(error, routine is None or routine.is_retryable(error))
+        self._send(job.info.job_id, Completion(work.dispatch, 0, failure=failure))
+        self._drop_all(work.dispatch)
+
+    def _drop_all(self, dispatch: int) -> None:
+        """The supervisor hands everything back that it sent before it knew of the failure."""
+        self.queue.clear()
+        self._drop_until = dispatch
+
+    def _send(self, job_id: str, completion: Completion) -> None:
+        self._channel.send(Reported(job_id, completion))
+
+    def _wait_in_handler(self) -> None:
+        """``self.commit()`` in a plain handler that is too far ahead of the supervisor."""
+        transaction = self.transaction
+        if not self._may_wait:
+            transaction.unanswered = 0
+        while transaction.unanswered >= UNANSWERED_MAX and not transaction.is_revoked and not self.is_over:
+            self._numbers[INDEX] = IDLE
+            self.take_messages(wait=True)
+
+
+class _LateSender:
+    """A thread that sends what is finished while a slow handler runs. Made when it is first needed."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._wanted = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.is_awake = False
+
+    def arm(self) -> None:
+        """Something is finished and unsent while the next activation begins."""
+        self.is_awake = True
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="routilux_mp-late-sender", daemon=True)
+            self._thread.start()
+        self._wanted.set()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            time.sleep(self._transaction.job.info.flush_ms / 1000)
+            self.is_awake = False  # before the look, so that whoever comes after it arms again
+            try:
+                self._transaction.flush_finished()
+            except HandedBack:
+                pass  # the main thread will find out
+
+
+def run(sock: socket.socket, page_fd: int, routines: Routines) -> None:
+    """Be a worker process until the supervisor closes the socket."""
+    page = Page(page_fd)
+    os.close(page_fd)
+    channel = SocketChannel(sock)
+    worker = Worker(channel, page, routines, may_wait=True)
+    context.set_for_process(worker.transaction)
+    streams = redirect_streams(channel.send)
+    channel.before_waiting = streams.flush
+    worker.serve()
+    streams.flush()
+
+
+class SocketChannel:
+    """A worker process's end of its socket; threads may send."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._frames = Frames()
+        self._lock = threading.Lock()
+        self.before_waiting = lambda: None
+
+    def read(self, *, wait: bool) -> Sequence[Any] | None:
+        """See :class:`Channel`."""
+        if wait:
+            self.before_waiting()
+        try:
+            data = self._sock.recv(_READ_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return ()
+        except ConnectionError:
+            data = b""
+        if not data:
+            return None
+        return [decode(content) for content in self._frames.feed(data)]
+
+    def send(self, message: Any) -> None:
+        """See :class:`Channel`. Ends the process when nobody listens any more."""
+        data = encode(message)
+        with self._lock:
+            try:
+                self._sock.sendall(data)
+            except ConnectionError:
+                os._exit(1)
+
+
+def _raiser(error: Exception) -> Call:
+    def call(_: Any) -> Any:
+        raise error
+
+    return call

@@ -1,0 +1,461 @@
+"""Where jobs run: one supervisor with its workers, and the calls that reach it.
+
+The rule owned here: nothing is dropped. Leaving a ``with Runtime()`` block, and the end of the script
+for the default runtime, wait for queued work; what cannot end (a paused job) stays resumable.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import weakref
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ._compile import compile_flow
+from ._core.topology import Topology
+from ._current_runtime import activate, close_default, configure, current_runtime, deactivate, remember
+from ._documents import Document, document_to_json
+from ._live import LiveJob
+from ._state_values import CHECKPOINT_KEY, Values
+from ._transfer import check_task, entry_params_of, inputs_of, state_ops
+from .errors import DefinitionError, RoutiluxError, RuntimeClosed, UnknownName
+from .job_state import JobState
+from .monitoring.flow_registry import FlowRegistry
+from .settings import Settings
+from .status import JobStatus
+
+if TYPE_CHECKING:
+    from ._core.view import JobView
+    from ._supervisor.handle import JobHandle
+    from ._supervisor.supervisor import CompiledFlow, Supervisor
+    from .flow import Flow
+
+__all__ = ["Runtime", "close_default", "configure", "current_runtime"]
+
+_log = logging.getLogger(__name__)
+_TRIGGER = "trigger"
+
+
+class Runtime:
+    """Runs jobs on worker processes. Best used as a context manager.
+
+    Args:
+        thread_pool_size: worker processes at most; 0: the number of cores.
+        checkpoint_dir: the checkpoint root; default: the setting, else ``./checkpoints``.
+        backend: ``"local"`` (worker processes) or ``"inline"`` (everything in this process).
+        durability: ``"commit"`` or ``"none"``, which keeps nothing on disk.
+        settle_s: how long ``exec`` waits for a short job to end before it returns, seconds.
+        settings: any other setting by its name.
+
+    Raises:
+        ValueError: a setting that does not exist or has an impossible value.
+    """
+
+    def __init__(
+        self,
+        thread_pool_size: int = 10,
+        *,
+        checkpoint_dir: str | None = None,
+        backend: str | None = None,
+        durability: str | None = None,
+        settle_s: float | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = Settings.load(
+            max_workers=thread_pool_size,
+            checkpoint_dir=checkpoint_dir,
+            backend=backend,
+            durability=durability,
+            settle_s=settle_s,
+            **settings,
+        )
+        self._begin()
+
+    @classmethod
+    def _of(cls, settings: Settings) -> Self:
+        runtime = cls.__new__(cls)
+        runtime.settings = settings
+        runtime._begin()
+        return runtime
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()
+        self._made: Supervisor | None = None
+        self._is_closed = False
+        self._states: weakref.WeakValueDictionary[str, JobState] = weakref.WeakValueDictionary()
+        remember(self)
+        if self.settings.durability == "none":
+            _log.warning("durability='none': nothing is kept on disk; jobs of this runtime cannot be resumed")
+
+    # -- starting jobs --------------------------------------------------------------------------
+
+    def exec(
+        self,
+        flow_name: str | Flow,
+        entry_params: dict[str, Any] | None = None,
+        job_state: JobState | None = None,
+        *,
+        settle_s: float | None = None,
+    ) -> JobState:
+        """Start a job of a registered flow, or go on with one.
+
+        Args:
+            flow_name: registered name or flow id; or the flow itself.
+            entry_params: what the entry slot is given: that of the first routine with a ``trigger`` slot, else
+                the first slot of the first routine that nothing feeds. Without parameters only a ``trigger``
+                is activated, and a flow without one stays open for :meth:`post`.
+            job_state: paused or running: goes on. Ended: a new run that starts from its state. Pending: run as it is.
+            settle_s: instead of the setting; 0 never waits.
+
+        Raises:
+            ValueError: no such flow, a state of another flow, or parameters for a job that goes on.
+            RuntimeError: the runtime has been shut down.
+        """
+        self._check_open()
+        flow = self._flow(flow_name)
+        if job_state is not None:
+            job_state._check_flow(flow)
+            if job_state.status in (JobStatus.PAUSED, JobStatus.RUNNING):
+                if entry_params is not None:
+                    raise DefinitionError(f"job '{job_state.job_id}' is {job_state.status}: it goes on with what it was given")
+                return self.resume(flow, job_state)
+        compiled = compile_flow(flow, self.settings, "concurrent")
+        before = job_state if job_state is not None and job_state.status.is_terminal else None
+        if before is not None and entry_params is None:
+            entry_params = entry_params_of(before)
+        entry, slot = entry_of(compiled.topology)
+        is_settling = entry_params is not None
+        if entry_params is None and slot == _TRIGGER:
+            entry_params = {}
+        state = job_state if job_state is not None and before is None else JobState(flow.flow_id)
+        self._submit(compiled, state, entry, slot, entry_params, flow.execution_timeout, before)
+        if is_settling:
+            self._settle(state, settle_s)
+        return state
+
+    def execute(
+        self,
+        flow: Flow,
+        entry_routine_id: str,
+        entry_params: dict[str, Any],
+        *,
+        strategy: str | None = None,
+        timeout_s: float | None = None,
+        settle_s: float | None = None,
+    ) -> JobState:
+        """Start a job at a routine's ``trigger`` slot; see :meth:`Flow.execute`."""
+        self._check_open()
+        compiled = compile_flow(flow, self.settings, strategy)
+        state = JobState(flow.flow_id)
+        if flow.routines[entry_routine_id].get_slot(_TRIGGER) is None:
+            return _failed(state, entry_routine_id, f"Entry routine '{entry_routine_id}' must have a 'trigger' slot")
+        self._submit(compiled, state, entry_routine_id, _TRIGGER, entry_params, timeout_s, None)
+        self._settle(state, settle_s)
+        return state
+
+    def post(
+        self,
+        flow: str | Flow,
+        routine: str,
+        slot: str,
+        data: Any,
+        job_id: str | None = None,
+    ) -> JobState:
+        """Put data into a slot of a job: of ``job_id``, else of the flow's newest job that goes on.
+
+        Raises:
+            ValueError: no such flow, routine, slot or job.
+        """
+        self._check_open()
+        flow_id = self._flow(flow).flow_id
+        found = [h for h in self._supervisor().handles() if h.view.flow_id == flow_id and not h.view.is_terminal]
+        if job_id is not None:
+            found = [h for h in found if h.job_id == job_id]
+        if not found:
+            which = f"job '{job_id}'" if job_id is not None else "job"
+            raise UnknownName(f"Flow '{flow_id}' has no {which} here that goes on; start one with exec('{flow_id}')")
+        handle = max(found, key=lambda h: h.view.created_ns)
+        handle.post(routine, slot, data if isinstance(data, dict) else {"data": data})
+        return self._state_of(handle)
+
+    # -- control --------------------------------------------------------------------------------
+
+    def pause(self, job_state: JobState, reason: str = "", checkpoint: Any = None, timeout_s: float | None = None) -> None:
+        """Pause a job and wait until it is paused; see :meth:`Flow.pause`."""
+        live = job_state._live
+        if live is None:
+            job_state._mark_paused(reason, checkpoint)
+        elif live.handle.view.is_terminal:
+            live.curtain.pause(reason, checkpoint)
+        else:
+            encoded = b"" if checkpoint is None else self._encode(job_state.job_id, checkpoint)
+            live.handle.pause(reason, encoded, timeout_s)
+            view = live.handle.view
+            if view.is_terminal and view.status != "failed":
+                live.curtain.pause(reason, checkpoint)  # it ended before the wish reached it
+
+    def resume(self, flow: Flow, job_state: JobState, *, takeover: bool = False) -> JobState:
+        """Go on with a job; see :meth:`Flow.resume`."""
+        self._check_open()
+        live = job_state._live
+        if live is not None and live.handle.view.is_terminal:
+            if job_state.status == JobStatus.PAUSED:
+                live.curtain.resume()
+            return job_state
+        if live is None and job_state.status.is_terminal:
+            return job_state
+        supervisor = self._supervisor()
+        compiled = compile_flow(flow, self.settings)
+        if live is not None and live.handle.lost is None and live.handle in supervisor.handles():
+            live.handle.resume()
+            return job_state
+        was_paused = job_state.status == JobStatus.PAUSED
+        try:
+            handle = supervisor.resume(compiled, job_state.job_id, takeover=takeover)
+        except UnknownName:
+            if live is not None:
+                raise
+            return self._import(compiled, job_state)
+        job_state._attach(handle, supervisor.signer)
+        if handle.view.is_terminal and was_paused:
+            job_state._live_or_fail().curtain.resume()
+        self._states[job_state.job_id] = job_state
+        return job_state
+
+    def resume_job(self, job_id: str, flow: Flow | None = None, *, takeover: bool = False) -> JobState:
+        """Go on with a job of this checkpoint root by its id; without a flow, with the code that it was started with.
+
+        Raises:
+            ValueError: no such job, or it does not fit the flow.
+            JobOwned: another living process owns it.
+        """
+        self._check_open()
+        compiled = None if flow is None else compile_flow(flow, self.settings)
+        return self._state_of(self._supervisor().resume(compiled, job_id, takeover=takeover))
+
+    def cancel(self, job_state: JobState, reason: str = "", timeout_s: float | None = None) -> None:
+        """Cancel a job and wait until it has ended; see :meth:`Flow.cancel`."""
+        live = job_state._live
+        if live is None:
+            job_state._mark_cancelled(reason)
+            return
+        if not live.handle.view.is_terminal:
+            live.handle.cancel(reason, timeout_s)
+        if live.handle.view.is_terminal and live.handle.view.status != "cancelled":
+            live.curtain.cancel(reason)
+
+    def cancel_job(self, job_id: str, reason: str = "") -> bool:
+        """Cancel a job of this runtime by its id; False if there is none."""
+        state = self.get_job(job_id)
+        if state is None:
+            return False
+        self.cancel(state, reason)
+        return True
+
+    def cancel_all(self, flow_id: str, reason: str) -> None:
+        """Cancel every job of a flow that goes on here."""
+        for state in self.list_jobs():
+            if state.flow_id == flow_id and not state.status.is_terminal:
+                self.cancel(state, reason)
+
+    # -- looking --------------------------------------------------------------------------------
+
+    def get_job(self, job_id: str) -> JobState | None:
+        """The state of a job of this runtime, or None."""
+        found = [h for h in self._handles() if h.job_id == job_id]
+        return self._state_of(found[0]) if found else None
+
+    def list_jobs(self, status: str | None = None) -> list[JobState]:
+        """States of this runtime's jobs, oldest first."""
+        states = [self._state_of(h) for h in sorted(self._handles(), key=lambda h: h.view.created_ns)]
+        return [state for state in states if status is None or state.status == status]
+
+    def wait_until_all_jobs_finished(self, timeout: float | None = None, *, flow_id: str | None = None) -> bool:
+        """Wait until every job (of one flow) has ended or is paused; False on a timeout."""
+        deadline_s = None if timeout is None else time.monotonic() + timeout
+        if self._made is None or not self._made.wait_all(timeout, flow_id):
+            return self._made is None
+        # Ended jobs that were resumed show "running" for a moment more.
+        lives = [state._live for state in list(self._states.values()) if flow_id in (None, state.flow_id)]
+        for live in lives:
+            left_s = 0.0 if live is None else live.curtain.left_s
+            time.sleep(left_s if deadline_s is None else max(0.0, min(left_s, deadline_s - time.monotonic())))
+        return all(live is None or not live.curtain.left_s for live in lives)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has been shut down."""
+        return self._is_closed
+
+    def shutdown(self, wait: bool = True, timeout: float | None = None) -> None:
+        """Wait for queued work (unless ``wait`` is False: then only for what runs now), and stop all workers."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        deactivate(self)
+        if self._made is not None:
+            self._made.close(wait, timeout)
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        activate(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Ctrl-C in the block means: finish what runs, and leave the rest for a resume.
+        self.shutdown(wait=not (kind is not None and issubclass(kind, KeyboardInterrupt)))
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _supervisor(self) -> Supervisor:
+        with self._lock:
+            if self._made is None:
+                # A program that only defines flows need not pay for importing the engine.
+                from ._supervisor.supervisor import Supervisor
+
+                self._made = Supervisor(self.settings, self._describe)
+            return self._made
+
+    def _handles(self) -> list[JobHandle]:
+        return [] if self._made is None else self._made.handles()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeClosed("this Runtime has been shut down; make a new one")
+
+    def _flow(self, name: str | Flow) -> Flow:
+        if not isinstance(name, str):
+            return name
+        flow = FlowRegistry.get_instance().find(name)
+        if flow is None:
+            raise UnknownName(f"Flow '{name}' not found in registry")
+        return flow
+
+    def _submit(
+        self,
+        compiled: CompiledFlow,
+        state: JobState,
+        entry: str | None,
+        slot: str | None,
+        params: dict[str, Any] | None,
+        timeout_s: float | None,
+        before: JobState | None,
+    ) -> None:
+        if params is not None and not isinstance(params, dict):
+            raise DefinitionError(f"entry_params must be a dictionary, got {type(params).__name__}")
+        if before is not None:
+            state.metadata = {**before.metadata, "rerun_of": before.job_id}
+        supervisor = self._supervisor()
+        handle = supervisor.submit(
+            compiled,
+            entry=entry,
+            slot=slot,
+            params=params,
+            metadata=dict(state.metadata),
+            job_id=state.job_id,
+            timeout_s=timeout_s,
+            initial=state_ops(state if before is None else before, state.job_id, supervisor.signer),
+        )
+        state._forget_edits()
+        state._attach(handle, supervisor.signer)
+        if before is not None:
+            state._live_or_fail().before = list(before.execution_history)
+        self._states[state.job_id] = state
+
+    def _settle(self, state: JobState, settle_s: float | None) -> None:
+        """Wait for the entry to be dispatched, then a moment for the job to end."""
+        settle_s = self.settings.settle_s if settle_s is None else settle_s
+        handle = state._live_or_fail().handle
+        if settle_s <= 0:
+            return
+        handle.wait(_has_begun, None)
+        handle.wait(lambda view: view.is_terminal, settle_s)
+
+    def _import(self, compiled: CompiledFlow, state: JobState) -> JobState:
+        """Begin a job that only a document tells of: its state, and what it had still to do."""
+        tasks = state.pending_tasks
+        history = list(state.execution_history)
+        supervisor = self._supervisor()
+        for task in tasks:
+            check_task(compiled.topology, task)
+        handle = supervisor.submit(
+            compiled,
+            entry=None,
+            slot=None,
+            params=None,
+            metadata=dict(state.metadata),
+            job_id=state.job_id,
+            initial=state_ops(state, state.job_id, supervisor.signer),
+        )
+        for task in tasks:
+            for slot, data in inputs_of(task):
+                handle.post(task["routine_id"], slot, data)
+        handle.close_input()
+        state._forget_edits()
+        state._attach(handle, supervisor.signer)
+        state._live_or_fail().before = history
+        self._states[state.job_id] = state
+        return state
+
+    def _state_of(self, handle: JobHandle) -> JobState:
+        with self._lock:
+            state = self._states.get(handle.job_id)
+            if state is None or state._live is None or state._live.handle is not handle:
+                state = JobState(handle.view.flow_id)
+                state._attach(handle, self._supervisor().signer)
+                self._states[handle.job_id] = state
+            return state
+
+    def _encode(self, job_id: str, checkpoint: Any) -> bytes:
+        return Values(job_id, self._supervisor().signer).encode_bytes(checkpoint, "", CHECKPOINT_KEY)
+
+    def _describe(self, handle: JobHandle) -> bytes:
+        """``job_state.json`` of a job: what ``JobState.serialize`` gives, as far as this process can open it."""
+        state = self._states.get(handle.job_id)
+        live = state._live if state is not None else None
+        if live is None or live.handle is not handle:
+            live = LiveJob(handle, self._supervisor().signer, Document())
+        try:
+            data = document_to_json(live.snapshot(self.settings.history_inline_max))
+        except RoutiluxError as error:
+            # The log is the truth; the view then says only what it can, and why.
+            data = {
+                "_type": "JobState",
+                "job_id": handle.job_id,
+                "flow_id": handle.view.flow_id,
+                "status": handle.view.status,
+                "incomplete": f"{type(error).__name__}: {error}",
+            }
+        return json.dumps(data, indent=2).encode()
+
+
+def entry_of(topology: Topology) -> tuple[str | None, str | None]:
+    """Where ``exec`` starts: the first ``trigger``, else the first slot of the first routine that nothing feeds."""
+    for routine in topology.routines:
+        if _TRIGGER in routine.slots:
+            return routine.routine_id, _TRIGGER
+    fed = {connection.target for connection in topology.connections}
+    for number, routine in enumerate(topology.routines):
+        if number not in fed and routine.slots:
+            return routine.routine_id, routine.slots[0]
+    return None, None
+
+
+def _has_begun(view: JobView) -> bool:
+    """Whether the entry was dispatched (or nothing will be, for now)."""
+    if view.is_terminal or view.status == "paused" or view.running or view.activations or view.blocked is not None:
+        return True
+    return view.entry < 0 or view.history_count > 1
+
+
+def _failed(state: JobState, routine_id: str, reason: str) -> JobState:
+    state.update_routine_state(routine_id, {"status": "failed", "error": reason})
+    state.record_execution(routine_id, "error", {"error": reason})
+    state.status = JobStatus.FAILED
+    return state
