@@ -18,10 +18,21 @@ class Activation(Protocol):
     resume_cursor: Any
     #: 1 on the first attempt.
     attempt: int
-    #: The view of the job that this activation may read and change.
-    job_state: Any
-    flow_id: str
-    routine_id: str
+
+    @property
+    def job_state(self) -> Any:
+        """The view of the job that this activation may read and change."""
+        ...
+
+    @property
+    def flow_id(self) -> str:
+        """The flow of the job."""
+        ...
+
+    @property
+    def routine_id(self) -> str:
+        """The id in the flow of the routine that runs."""
+        ...
 
     @property
     def idempotency_key(self) -> str:

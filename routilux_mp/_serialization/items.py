@@ -7,7 +7,8 @@ afterwards; and its error must come while its handler runs. The bytes that come 
 
 from __future__ import annotations
 
-from typing import Any, Callable, Final, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from .batch import _MARKED_PREFIX, _PLAIN_PREFIX, encode_batch
 from .packing import Packer

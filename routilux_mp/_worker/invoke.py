@@ -7,8 +7,9 @@ call. Not here: transactions, generators, errors.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 from .state import ActivationJobState
 
@@ -58,7 +59,7 @@ def logic_call(logic: Callable[..., Any], slots: Sequence[str]) -> LogicCall:
     """
     named, takes_any, is_known = _parameters(logic)
     if not is_known:
-        return lambda data, message, state: logic(data, message, state)
+        return logic
     takes_keywords = any(p.kind is Parameter.VAR_KEYWORD for p in named)
     named = [p for p in named if p.kind is not Parameter.VAR_KEYWORD]
     is_whole = bool(named) and named[0].name == "slot_data"
@@ -96,7 +97,7 @@ def _single(handler: Callable[..., Any], parameter: Parameter) -> Call:
         return lambda data: handler(**{name: data.get(name, data)})
 
     def call(data: dict[str, Any]) -> Any:
-        return handler(data[name] if name in data else data)
+        return handler(data.get(name, data))
 
     return call
 

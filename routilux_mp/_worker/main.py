@@ -13,8 +13,9 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import GeneratorType
-from typing import Any, Iterator, Protocol, Sequence
+from typing import Any, Protocol
 
 from .. import context
 from .._core.effects import GoOn, Part, Revoke, Work
@@ -163,7 +164,7 @@ class Worker:
 
         return parts()
 
-    def _run_items(self, call: Call, items: list[Any], seq: int, index: int) -> Iterator[None]:  # type: ignore[misc]
+    def _run_items(self, call: Call, items: list[Any], seq: int, index: int) -> Generator[None, None, bool]:
         """The hot loop. Returns whether the next part may follow."""
         transaction, numbers, sender = self.transaction, self._numbers, self._sender
         dispatch, clock = transaction.dispatch, time.monotonic_ns
@@ -209,7 +210,7 @@ class Worker:
                 transaction.flush()
         return True
 
-    def _drive(self, generator: GeneratorType[Any, Any, Any], index: int) -> Iterator[None]:  # type: ignore[misc]
+    def _drive(self, generator: GeneratorType[Any, Any, Any], index: int) -> Generator[None, None, bool]:
         """A generator handler, from one cursor to the next. Returns whether it came to its end."""
         transaction = self.transaction
         transaction.unanswered = 0
@@ -332,7 +333,7 @@ class SocketChannel:
         self._sock = sock
         self._frames = Frames()
         self._lock = threading.Lock()
-        self.before_waiting = lambda: None
+        self.before_waiting: Callable[[], None] = _nothing
 
     def read(self, *, wait: bool) -> Sequence[Any] | None:
         """See :class:`Channel`."""
@@ -356,6 +357,10 @@ class SocketChannel:
                 self._sock.sendall(data)
             except ConnectionError:
                 os._exit(1)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _raiser(error: Exception) -> Call:

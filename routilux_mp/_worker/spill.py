@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import secrets
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import count
-from typing import Sequence
 
 from .._serialization.packing import pack, unpack
 from ..errors import CheckpointDamaged

@@ -8,7 +8,8 @@ handler is given is its own to change, and only what it changed is written.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, Mapping, MutableMapping, Protocol
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, Protocol
 
 from .._core.stimuli import StateOp
 
@@ -75,7 +76,7 @@ class ActivationJobState:
     def get_routine_state(self, routine_id: str, default: Any = None) -> Any:
         """A copy of the routine's state; ``default`` when it has none."""
         found = {key: self._value(routine_id, key) for key in self._keys(routine_id)}
-        return found if found else default
+        return found or default
 
     def update_routine_state(self, routine_id: str, state: Mapping[str, Any]) -> None:
         """Replace the routine's state."""
@@ -137,7 +138,7 @@ class ActivationJobState:
         if isinstance(before, tuple):
             base, items = before
         else:
-            base, items = (None if before is _MISSING else before), ()
+            base, items = (None if isinstance(before, Missing) else before), ()
             if base is not None and type(self._decode(routine_id, key, base)) is not list:
                 raise TypeError(f"append to '{key}': the value there is not a list")
         self._check_key(key)
@@ -179,7 +180,7 @@ class ActivationJobState:
         if is_read:
             self._note_read(self.current_routine_id, key)
         raw = self._raw(self.current_routine_id, key)
-        return None if raw is _MISSING else self._decode(self.current_routine_id, key, raw)
+        return None if isinstance(raw, Missing) else self._decode(self.current_routine_id, key, raw)
 
     def set_hidden(self, key: str, value: Any) -> None:
         """Keep a value in the routine's state, out of the user's sight."""

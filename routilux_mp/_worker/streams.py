@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from .wire import Text
 
@@ -30,7 +31,7 @@ def redirect_streams(send: Callable[[Any], None]) -> Streams:
 
 def _text(name: str, fd: int, send: Callable[[Any], None]) -> io.TextIOWrapper:
     sink = _Sink(name, fd, send)
-    return io.TextIOWrapper(sink, encoding="utf-8", errors="backslashreplace", newline="", line_buffering=True)  # type: ignore[type-var]
+    return io.TextIOWrapper(sink, encoding="utf-8", errors="backslashreplace", newline="", line_buffering=True)
 
 
 class _Sink(io.RawIOBase):

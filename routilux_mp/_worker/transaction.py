@@ -16,7 +16,8 @@ import logging
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from .._core.batch import Batch
 from .._core.stimuli import Completion, Emit, Failure, StateOp
@@ -136,7 +137,7 @@ class Transaction:
             self.commit_cursor(cursor)
             if self.unanswered >= UNANSWERED_MAX:
                 index = self._numbers[INDEX]
-                self._report(False, None)
+                self.flush()
                 self._wait_for_answers()
                 self.resume(index)
 
@@ -209,7 +210,8 @@ class Transaction:
         """Report everything that is finished. Nothing runs meanwhile, so no time-out can strike."""
         if not self._is_in_handler:
             self._numbers[INDEX] = IDLE
-        self._report(is_last, failure)
+        if is_last or self.done or self._cursor is not None:
+            self._report(is_last, failure)
 
     def discard(self) -> None:
         """Forget everything that is not reported, finished or not."""

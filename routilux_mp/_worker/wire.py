@@ -8,8 +8,9 @@ opaque bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from struct import Struct
-from typing import Any, Mapping, NamedTuple
+from typing import Any, NamedTuple
 
 from .._core.batch import Batch
 from .._core.effects import GoOn, Part, Revoke, Work
@@ -142,7 +143,9 @@ def _work_to_plain(w: Work) -> tuple[Any, ...]:
         (scope, key, value if value is None or isinstance(value, (bytes, int, float)) else (value.base, value.items))  # type: ignore[attr-defined]
         for scope, key, value in w.state
     ]
-    return (w.dispatch, w.worker, w.routine, w.seqs, parts, w.is_group, w.message, w.attempt, w.cursor, state, w.is_reset)  # fmt: skip
+    return (
+        w.dispatch, w.worker, w.routine, w.seqs, parts, w.is_group, w.message, w.attempt, w.cursor, state, w.is_reset,
+    )  # fmt: skip
 
 
 def _work_from_plain(rest: list[Any]) -> Work:

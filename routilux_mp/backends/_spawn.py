@@ -7,14 +7,13 @@ script without a ``__main__`` guard dies of that) and start a resource tracker b
 from __future__ import annotations
 
 import sys
-from typing import Sequence
+from collections.abc import Sequence
 
 
 def spawn_python(statement: str, pass_fds: Sequence[int]) -> int:
     """Run one Python statement in a fresh process with this one's ``sys.path``; its process id."""
     from multiprocess import spawn, util  # 30 ms that only who starts processes pays
 
-    path = [entry for entry in sys.path if isinstance(entry, str)]
-    command = f"import sys; sys.path[:] = {path!r}; {statement}"
+    command = f"import sys; sys.path[:] = {[str(entry) for entry in sys.path]!r}; {statement}"
     arguments = [spawn.get_executable(), *util._args_from_interpreter_flags(), "-c", command]
     return int(util.spawnv_passfds(arguments[0], arguments, tuple(sorted(pass_fds))))

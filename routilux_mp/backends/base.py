@@ -7,7 +7,8 @@ message, never decides, never blocks its caller except in :meth:`Backend.poll` a
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 from .._core.effects import GoOn, Revoke, Work
 from .._core.stimuli import Completion

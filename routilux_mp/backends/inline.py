@@ -12,7 +12,8 @@ import signal
 import threading
 import time
 from collections import deque
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .. import context
 from .._core.effects import Revoke, Work
@@ -99,7 +100,9 @@ class InlineBackend:
         """Remember the caller's routine objects."""
         self._check_open()
         if code.routines is None:
-            self._events.append(CodeRefused(code.code_id, "the inline backend runs the caller's own routines; none given"))
+            self._events.append(
+                CodeRefused(code.code_id, "the inline backend runs the caller's own routines; none given")
+            )
             return
         self._routines[code.code_id] = code.routines
         self._events.append(CodeReady(code.code_id))

@@ -19,12 +19,12 @@ from typing import Any
 from .._core.effects import Revoke, Work
 from .._serialization.packing import pack, unpack
 from .._worker.liveness import IDLE, Page, make_page_fd
-from .._worker.wire import Frames, Reported, Task, Text, decode, encode, frame
+from .._worker.wire import Reported, Task, Text, decode, encode, frame
 from ..errors import BackendError
+from ._pipe import Pipe
 from ._spawn import spawn_python
 from .base import Code, CodeReady, CodeRefused, Died, Event, Exit, Message, Printed, Report, Started
 
-_READ_BYTES = 1 << 18
 #: Loads during which the nursery may die before the code is taken to be the reason.
 _LOADS_MAX = 2
 #: Ends that ``running`` still answers for.
@@ -34,98 +34,11 @@ _CLOSE_S = 5.0
 _ORPHAN_S = 0.2
 
 
-class _Pipe:
-    """One end of a stream socket: reads what is there, writes what goes, keeps the rest."""
-
-    def __init__(self, sock: socket.socket, selector: selectors.BaseSelector, owner: Any) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.frames = Frames()
-        self.is_open = True
-        self._out: deque[tuple[memoryview, tuple[int, ...]]] = deque()  # bytes, and descriptors to go with them
-        self._selector = selector
-        self._owner = owner
-        self._is_ending = False
-        selector.register(sock, selectors.EVENT_READ, owner)
-
-    def write(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
-        """Send now what goes now. ``fds`` are sent along and closed here."""
-        if not self.is_open or self._is_ending:
-            _close_all(fds)
-            return
-        self._out.append((memoryview(data), fds))
-        if len(self._out) == 1:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write until all is written or the socket is full."""
-        out = self._out
-        try:
-            while out:
-                data, fds = out[0]
-                sent = socket.send_fds(self.sock, [data], fds) if fds else self.sock.send(data)
-                _close_all(fds)
-                out.popleft()
-                if sent < len(data):
-                    out.appendleft((data[sent:], ()))
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._drop_output()  # nobody reads any more: the reader's end will be reported
-        if self._is_ending and not out:
-            self._shut()
-        if self.is_open:
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if out else 0)
-            if self._selector.get_key(self.sock).events != wanted:
-                self._selector.modify(self.sock, wanted, self._owner)
-
-    def read(self) -> list[bytes]:
-        """Contents of the frames that have arrived; at the end of the stream ``is_open`` becomes false."""
-        try:
-            data = self.sock.recv(_READ_BYTES)
-        except BlockingIOError:
-            return []
-        except OSError:
-            data = b""
-        if not data:
-            self.hang_up()
-            return []
-        return self.frames.feed(data)
-
-    def end(self) -> None:
-        """Let the reader see the end of the stream once all is written."""
-        self._is_ending = True
-        if not self._out:
-            self._shut()
-
-    def hang_up(self) -> None:
-        """Stop looking at the socket, which stays to be closed."""
-        if self.is_open:
-            self.is_open = False
-            self._selector.unregister(self.sock)
-
-    def close(self) -> None:
-        self.hang_up()
-        self._drop_output()
-        self.sock.close()
-
-    def _shut(self) -> None:
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the other end is gone already
-
-    def _drop_output(self) -> None:
-        for _, fds in self._out:
-            _close_all(fds)
-        self._out.clear()
-
-
 class _Worker:
     def __init__(self, number: int, sock: socket.socket, page_fd: int, selector: selectors.BaseSelector) -> None:
         self.number = number
         self.pid = 0
-        self.pipe = _Pipe(sock, selector, self)
+        self.pipe = Pipe(sock, selector, self)
         self.page = Page(page_fd)
         self.is_killed = False
         self.is_stopped = False
@@ -148,7 +61,7 @@ class LocalBackend:
         self._loads: dict[str, int] = {}  # code id -> how often it was tried
         self._announced: set[str] = set()
         self._lease_ns = 0
-        self._nursery: _Pipe | None = None
+        self._nursery: Pipe | None = None
         self._nursery_pid = 0
         self._alive_fd = -1
         self._is_closed = False
@@ -269,7 +182,7 @@ class LocalBackend:
                 case Text(stream, text):
                     events.append(Printed(worker.number, stream, text))
 
-    def _read_nursery(self, nursery: _Pipe) -> None:
+    def _read_nursery(self, nursery: Pipe) -> None:
         for content in nursery.read():
             kind, *arguments = unpack(content)
             match kind:
@@ -319,8 +232,7 @@ class LocalBackend:
         alive_read, self._alive_fd = os.pipe()
         fds = (theirs.fileno(), alive_read)
         statement = (
-            "__import__('routilux_mp.backends.nursery', fromlist=['main'])"
-            f".main({fds[0]}, {fds[1]}, {os.getpid()})"
+            f"__import__('routilux_mp.backends.nursery', fromlist=['main']).main({fds[0]}, {fds[1]}, {os.getpid()})"
         )
         try:
             self._nursery_pid = spawn_python(statement, fds)
@@ -331,7 +243,7 @@ class LocalBackend:
         finally:
             theirs.close()
             os.close(alive_read)
-        self._nursery = _Pipe(ours, self._selector, self)
+        self._nursery = Pipe(ours, self._selector, self)
 
     def _tell_nursery(self, *message: Any, fds: tuple[int, ...] = ()) -> None:
         assert self._nursery is not None, "orders come after prepare()"
@@ -414,8 +326,3 @@ class LocalBackend:
     def _check_open(self) -> None:
         if self._is_closed:
             raise BackendError("the backend is closed")
-
-
-def _close_all(fds: tuple[int, ...]) -> None:
-    for fd in fds:
-        os.close(fd)

@@ -105,7 +105,8 @@ class _Nursery:
                 case "load":
                     self._load(*arguments)
                 case "start":
-                    self._start(*arguments, self._fds.popleft(), self._fds.popleft())
+                    worker, code_id = arguments
+                    self._start(worker, code_id, self._fds.popleft(), self._fds.popleft())
                 case "kill":
                     for child in [c for c in self._by_pid.values() if c.worker == arguments[0]]:
                         _kill(child.pid)
@@ -127,7 +128,7 @@ class _Nursery:
             code = load_code(bundle)
             for routine_id in code.routine_ids:
                 code.routine(routine_id)
-        except BaseException as error:  # noqa: BLE001 - the user's modules and classes may raise anything
+        except BaseException as error:  # the user's modules and classes may raise anything
             lines = "".join(traceback.format_exception(error))
             self._tell("refused", code_id, f"{type(error).__name__}: {error}\n{lines}", routine_id)
             return
@@ -193,7 +194,7 @@ class _Nursery:
 
             run(socket.socket(fileno=socket_fd), page_fd, code)
             status = 0
-        except BaseException:  # noqa: BLE001 - nothing may return into the nursery's code
+        except BaseException:  # nothing may return into the nursery's code
             traceback.print_exc(file=sys.__stderr__)
         finally:
             os._exit(status)

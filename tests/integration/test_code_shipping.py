@@ -278,6 +278,26 @@ def test_local_classes_closures_and_values_whose_methods_are_needed_to_build_the
     ship(tmp_path, script, check, after="assert type(back[0]) is Inner and type(back[1]) is Child\n")
 
 
+def test_local_classes_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    script = """
+    def make(n):
+        class Local:
+            number = n
+        return Local
+    One, Two = make(1), make(2)
+    class R:
+        def __init__(self): self.classes = [One, Two]
+    routines = {"r": R()}
+    payloads = [One(), Two()]
+    """
+    check = """
+    assert [item.number for item in items] == [1, 2]
+    assert [type(item) for item in items] == code.routine("r").classes
+    Path("back").write_bytes(encode_batch(items, signer, b"").data)
+    """
+    ship(tmp_path, script, check, after="assert [type(b) for b in back] == [One, Two]\n")
+
+
 def test_importable_modules_go_by_name_and_modules_that_are_not_by_value(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("class Importable:\n    def go(self): return __name__\ndef plain(): return 1\n")
     script = """

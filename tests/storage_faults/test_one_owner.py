@@ -159,6 +159,7 @@ def test_two_take_overs_have_one_winner() -> None:
             rivals[0].commit([b"rival"])
             assert truth(disk) == [b"1", b"rival"]
         else:
+            fired, _ = fs.fired, fs.heal()
             winner, *beaten = sorted((tenure, *rivals, old), key=lambda one: -one.epoch)
             winner.commit([b"2"])
             assert len({one.epoch for one in (tenure, *rivals)}) == 1 + len(rivals), "two owners of one epoch"
@@ -166,8 +167,8 @@ def test_two_take_overs_have_one_winner() -> None:
                 with pytest.raises(Fenced):
                     one.commit([b"late"])
             assert truth(disk) == [b"1", b"2"]
-        if fs.fired is None:
-            break
+            if fired is None:
+                break
     assert lost > 10
 
 
@@ -192,7 +193,8 @@ def test_a_take_over_from_a_reading_adds_what_came_since() -> None:
     owner.commit([b"2"])
     log, tenure = store.take_over(JOB, log=reading)
     assert committed(log) == [b"1", b"2"]
-    assert log.is_sealed and log.seal_reason == "takeover"
+    assert log.is_sealed
+    assert log.seal_reason == "takeover"
     assert tenure.next_position() == (2, 2)
 
 
@@ -217,7 +219,8 @@ def test_a_sealed_job_is_taken_over_without_another_seal() -> None:
         with pytest.raises(Fenced, match="sealed by this process"):
             owner.commit([b"late"])
         log, tenure = make_store(disk, seed=2).take_over(JOB)
-        assert log.seal_reason == reason and log.commit == 3
+        assert log.seal_reason == reason
+        assert log.commit == 3
         tenure.commit([b"2"])
         assert truth(disk) == [b"1", b"2"]
 
@@ -237,8 +240,8 @@ def test_creating_a_job_twice() -> None:
         fs = FaultyFiles(disk, k, action=rival)
         try:
             winners.append(make_store(fs, seed=1).create(JOB, b'{"by": "first"}'))
-        except UsageError as error:
-            assert "exists already" in str(error)
+        except UsageError:
+            pass  # the rival has it
         assert len(winners) == 1
         winners[0].commit([b"1"])
         assert truth(disk) == [b"1"]

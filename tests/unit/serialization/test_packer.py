@@ -156,6 +156,7 @@ def test_every_build_is_fresh_and_has_the_same_classes() -> None:
     first._logic(1)
     assert (first.seen, second.seen, original.seen) == ([1], [], [])
     assert second.handler() is second
+    assert second.handler.__func__ is R.take
     assert second.private() == "found"
 
 

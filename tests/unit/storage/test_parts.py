@@ -125,7 +125,8 @@ def test_only_so_many_directories_stay_open() -> None:
 
 def test_this_process_names_itself() -> None:
     info = this_process(b"\x01" * 16, 15.0)
-    assert info.pid == os.getpid() and info.token == "01" * 16
+    assert info.pid == os.getpid()
+    assert info.token == "01" * 16
     assert info.start_ticks == start_ticks(os.getpid()) > 0
     assert re.fullmatch(r"[0-9a-f-]{36}", info.boot_id)
     assert info.pid_namespace.startswith("pid:[")

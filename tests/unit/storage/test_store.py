@@ -56,7 +56,8 @@ def test_a_small_job_is_a_few_files(store: Store, tmp_path: Path) -> None:
     ]
     assert (tmp_path / "root/small/format.json").read_text() == '{"format": 1, "min_reader": 1, "features": []}'
     shown = json.loads((tmp_path / "root/small/job_state.json").read_text())
-    assert shown["status"] == "completed" and shown["checkpoint"] == {"epoch": 1, "commit": 3}
+    assert shown["status"] == "completed"
+    assert shown["checkpoint"] == {"epoch": 1, "commit": 3}
     for path in tmp_path.glob("root/small/**/*"):
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
 
@@ -70,10 +71,12 @@ def test_a_whole_life_on_a_real_disk(store: Store) -> None:
         tenure.roll(b"state %d" % at)
         tenure.housekeep()
     reading: JobReading = store.read("job")
-    assert reading.snapshot == b"state 6" and list(reading.frames()) == []
+    assert reading.snapshot == b"state 6"
+    assert list(reading.frames()) == []
     assert [data for _, data in reading.history()] == expected
     assert [tenure.read(ref) for ref, _ in reading.history()] == expected
-    assert not reading.is_sealed and reading.owner == store.owner
+    assert not reading.is_sealed
+    assert reading.owner == store.owner
     tenure.close()
     with pytest.raises(Fenced, match="closed in this process"):
         tenure.commit([b"late"])
@@ -111,7 +114,8 @@ def test_jobs_newest_first(store: Store, tmp_path: Path) -> None:
     (tmp_path / "root/README.md").write_text("not a job")
     assert store.jobs() == ["newest", "new", "old"]
     paths = store.view_paths("new")
-    assert Path(paths.flow).exists() and paths.job.endswith("/root/new")
+    assert Path(paths.flow).exists()
+    assert paths.job.endswith("/root/new")
 
 
 def test_what_is_not_there(store: Store, tmp_path: Path) -> None:
@@ -327,10 +331,12 @@ def test_many_jobs_need_few_descriptors(tmp_path: Path) -> None:
 def test_blobs_are_mapped_and_checked(store: Store) -> None:
     tenure = store.create("job", b"{}")
     ref = blobs.put_blob_file(tenure.blob_dir(), "w1-1", [b"large ", bytearray(b"pay"), memoryview(b"load")])  # type: ignore[list-item]
-    assert ref.name == "e0000001/w1-1" and ref.size_bytes == 13
+    assert ref.name == "e0000001/w1-1"
+    assert ref.size_bytes == 13
     path = tenure.blob_path(ref.name)
     payload = blobs.map_blob(path, ref)
-    assert payload == b"large payload" and payload.readonly
+    assert payload == b"large payload"
+    assert payload.readonly
     with pytest.raises(UsageError, match="blob names are used once"):
         tenure.put_blob("w1-1", [b"other"])
     with pytest.raises(CheckpointDamaged, match="not the one that the log names"):
