@@ -6,14 +6,13 @@ python examples/metrics_runtime.py [FOLDER]      (default: the package's own sou
 import sys
 from pathlib import Path
 
-from routilux_mp.monitoring.flow_registry import FlowRegistry
-from routilux_mp.runtime import Runtime
-
 import routilux_mp
 from routilux_mp import Flow, Routine
 from routilux_mp.activation_policies import immediate_policy, upstream_done_policy
 from routilux_mp.demo.metrics import measure, summarise, summary_text
 from routilux_mp.demo.treemap import draw_treemap
+from routilux_mp.monitoring.flow_registry import FlowRegistry
+from routilux_mp.runtime import Runtime
 
 
 class Find(Routine):

@@ -8,8 +8,8 @@ attributes that their workers need).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ._core.topology import ConnectionSpec, ErrorSpec, PolicySpec, RoutineSpec, Topology
 from .connection import Connection
@@ -71,7 +71,7 @@ def compile_flow(flow: FlowLike, settings: Settings, strategy: str | None = None
     _check_cycles(topology)
     _prepare(flow, topology)
     document = json.dumps(_document(flow, topology)).encode()
-    return CompiledFlow(topology, dict(flow.routines), document, flow.flow_id)
+    return CompiledFlow(topology, dict(flow.routines), document, flow.flow_id, flow.max_workers or 0)
 
 
 def problems_of(flow: FlowLike) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import threading
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from .settings import Settings
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 _lock = threading.RLock()
-_runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+_in_use: set[Runtime] = set()
 _active: list[Runtime] = []
 _default: Runtime | None = None
 _overrides: dict[str, Any] = {}
@@ -32,7 +31,8 @@ def current_runtime() -> Runtime:
         if _default is None or _default.is_closed:
             from .runtime import Runtime  # it needs this module first
 
-            _default = Runtime._of(Settings.load(**_overrides))
+            settings = dict(_overrides)
+            _default = Runtime(settings.pop("max_workers", None), **settings)
         return _default
 
 
@@ -60,8 +60,9 @@ def configure(**settings: Any) -> None:
 
 
 def remember(runtime: Runtime) -> None:
-    """Have the runtime shut down at the end of the script, at the latest."""
-    _runtimes.add(runtime)
+    """``runtime`` has begun to run jobs: have it shut down at the end of the script, at the latest."""
+    with _lock:
+        _in_use.add(runtime)
 
 
 def activate(runtime: Runtime) -> None:
@@ -73,13 +74,14 @@ def activate(runtime: Runtime) -> None:
 def deactivate(runtime: Runtime) -> None:
     """``runtime`` is no longer to be used."""
     with _lock:
+        _in_use.discard(runtime)
         if runtime in _active:
             _active.remove(runtime)
 
 
 def _drain_at_exit() -> None:
     """The end of the script is like leaving a ``with`` block, for every runtime that is still open."""
-    for runtime in list(_runtimes):
+    for runtime in list(_in_use):
         try:
             runtime.shutdown()
         except KeyboardInterrupt:

@@ -180,7 +180,8 @@ def document_from_json(data: dict[str, Any]) -> Document:
     for name in _TIMES:
         setattr(document, name, Timestamp.of(data.get(name)))
     document.execution_history = [
-        ExecutionRecord.deserialize({"_type": "ExecutionRecord", **record}) for record in data.get("execution_history") or []
+        ExecutionRecord.deserialize({"_type": "ExecutionRecord", **record})
+        for record in data.get("execution_history") or []
     ]
     for point in data.get("pause_points") or []:
         restored = {key: from_json(value) for key, value in point.items()}

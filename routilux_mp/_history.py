@@ -29,7 +29,14 @@ class Timestamp(datetime):
         if value.tzinfo is not None:
             value = value.astimezone().replace(tzinfo=None)
         return cls(
-            value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond, fold=value.fold
+            value.year,
+            value.month,
+            value.day,
+            value.hour,
+            value.minute,
+            value.second,
+            value.microsecond,
+            fold=value.fold,
         )
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ._core.stimuli import StateOp
 from ._curtain import Curtain
-from ._documents import Document
+from ._documents import Document, document_to_json
 from ._history import ExecutionRecord, Timestamp
 from ._serialization.batch import decode_value
 from ._serialization.signing import Signer
 from ._state_values import CHECKPOINT_KEY, HIDDEN, Values
-from .errors import RuntimeClosed
+from .errors import RoutiluxError, RuntimeClosed
 from .status import JobStatus
 
 if TYPE_CHECKING:
@@ -158,6 +159,11 @@ class LiveJob:
     def retry_count(self, routine_id: str) -> int:
         return self.handle.view.retry_counts.get(routine_id, 0)
 
+    def wait_for_change(self, timeout_s: float) -> None:
+        """Wait until the picture of the job is another one, at most ``timeout_s``."""
+        seen = self.handle.view.version
+        self.handle.wait(lambda view: view.version != seen, timeout_s)
+
     def wait(self, timeout_s: float | None, *, stops_when_paused: bool) -> bool:
         """Wait until the job shows an end (or a pause, which nobody may ever end); False after ``timeout_s``."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -260,6 +266,22 @@ class LiveJob:
             updated_at=self.updated_at,
             unknown={} if keeps_history else {"execution_history_omitted": count},
         )
+
+
+def describe(live: LiveJob, history_max: int) -> bytes:
+    """``job_state.json`` of a job: what ``JobState.serialize`` gives, as far as this process can open it."""
+    try:
+        data = document_to_json(live.snapshot(history_max))
+    except RoutiluxError as error:
+        # The log is the truth; the view then says only what it can, and why.
+        data = {
+            "_type": "JobState",
+            "job_id": live.job_id,
+            "flow_id": live.flow_id,
+            "status": live.handle.view.status,
+            "incomplete": f"{type(error).__name__}: {error}",
+        }
+    return json.dumps(data, indent=2).encode()
 
 
 def metadata_of(view: JobView) -> dict[str, Any]:

@@ -54,7 +54,9 @@ class Values:
 class WriteThrough(dict[str, Any]):
     """A copy of some of a job's state. Setting, updating and deleting items changes the job too."""
 
-    def __init__(self, content: Mapping[str, Any], write: Callable[[str, Any], None], delete: Callable[[str], None]) -> None:
+    def __init__(
+        self, content: Mapping[str, Any], write: Callable[[str, Any], None], delete: Callable[[str], None]
+    ) -> None:
         super().__init__(content)
         self._write = write
         self._delete = delete

@@ -15,6 +15,8 @@ from ._state_values import Values
 from .errors import UnknownName
 
 if TYPE_CHECKING:
+    from ._supervisor.handle import JobHandle
+    from ._supervisor.supervisor import CompiledFlow, Supervisor
     from .job_state import JobState
 
 #: Keys that the framework writes into routine states; a new run writes its own.
@@ -34,6 +36,27 @@ def state_ops(state: JobState, job_id: str, signer: Signer) -> list[StateOp]:
     ops += [StateOp("set", "", key, values.encode(value, "", key)) for key, value in state.shared_data.items()]
     ops += [StateOp("log", "", "", values.encode_log(entry)) for entry in state.shared_log]
     return ops
+
+
+def import_job(supervisor: Supervisor, compiled: CompiledFlow, state: JobState) -> JobHandle:
+    """Begin a job that only a document tells of: its state, and what it had still to do."""
+    tasks = state.pending_tasks
+    for task in tasks:
+        check_task(compiled.topology, task)
+    handle = supervisor.submit(
+        compiled,
+        entry=None,
+        slot=None,
+        params=None,
+        metadata=dict(state.metadata),
+        job_id=state.job_id,
+        initial=state_ops(state, state.job_id, supervisor.signer),
+    )
+    for task in tasks:
+        for slot, data in inputs_of(task):
+            handle.post(task["routine_id"], slot, data)
+    handle.close_input()
+    return handle
 
 
 def check_task(topology: Topology, task: Mapping[str, Any]) -> None:

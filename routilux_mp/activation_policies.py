@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from typing import Any, Callable, Mapping, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from ._core.topology import PolicySpec
 from .errors import DefinitionError
@@ -65,6 +66,11 @@ class ActivationPolicy:
     def __call__(self, slots: Slots, job_state: Any = None, final: bool = False) -> Answer:
         """Whether to activate now, with what, and why. ``final``: nothing more will come by itself."""
         return self._answer(self.spec, slots, final)
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """What the logic is told as ``policy_message`` when this policy activates it."""
+        return _message(self.spec)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is ActivationPolicy and other.spec == self.spec
@@ -186,27 +192,27 @@ def from_spec(spec: PolicySpec) -> ActivationPolicy:
 
 def _immediate(spec: PolicySpec, slots: Slots, final: bool) -> Answer:
     taken = _take_all(slots)
-    return (True, taken, {"reason": "immediate"}) if any(taken.values()) else _DECLINED
+    return (True, taken, _message(spec)) if any(taken.values()) else _DECLINED
 
 
 def _upstream_done(spec: PolicySpec, slots: Slots, final: bool) -> Answer:
-    return (True, _take_all(slots), {"reason": "upstream_done"}) if final else _DECLINED
+    return (True, _take_all(slots), _message(spec)) if final else _DECLINED
 
 
 def _batch_size(spec: PolicySpec, slots: Slots, final: bool) -> Answer:
     counts = [slot.get_unconsumed_count() for slot in slots.values()]
     if counts and min(counts) >= spec.count:
         taken = {name: [slot.consume_one_new() for _ in range(spec.count)] for name, slot in slots.items()}
-        return True, taken, {"reason": "batch_ready", "batch_size": spec.count}
+        return True, taken, _message(spec)
     if final and any(counts):
-        return True, _take_all(slots), {"reason": "final", "batch_size": spec.count}
+        return True, _take_all(slots), _message(spec)
     return _DECLINED
 
 
 def _all_slots_ready(spec: PolicySpec, slots: Slots, final: bool) -> Answer:
     if not slots or any(slot.get_unconsumed_count() == 0 for slot in slots.values()):
         return _DECLINED
-    return True, {name: [slot.consume_one_new()] for name, slot in slots.items()}, {"reason": "all_slots_ready"}
+    return True, {name: [slot.consume_one_new()] for name, slot in slots.items()}, _message(spec)
 
 
 class _Interval:
@@ -223,7 +229,7 @@ class _Interval:
         if not any(taken.values()):
             return _DECLINED
         self.last_s = now_s
-        return True, taken, {"reason": "time_interval_met", "interval": spec.interval_s}
+        return True, taken, _message(spec)
 
 
 _ANSWERS: dict[str, Callable[[PolicySpec, Slots, bool], Answer]] = {
@@ -232,6 +238,17 @@ _ANSWERS: dict[str, Callable[[PolicySpec, Slots, bool], Answer]] = {
     "batch_size": _batch_size,
     "all_slots_ready": _all_slots_ready,
 }
+
+
+def _message(spec: PolicySpec) -> dict[str, Any]:
+    match spec.kind:
+        case "each":
+            return {"reason": "immediate"}
+        case "batch_size":
+            return {"reason": "batch_ready", "batch_size": spec.count}
+        case "time_interval":
+            return {"reason": "time_interval_met", "interval": spec.interval_s}
+    return {"reason": spec.kind}
 
 
 def _take_all(slots: Slots) -> dict[str, list[Any]]:

@@ -10,8 +10,9 @@ import builtins
 import logging
 import sys
 import time
+from collections.abc import Callable
 from enum import Enum
-from typing import Any, Callable
+from typing import Any
 
 from ._core.topology import ErrorSpec
 from ._serialization.registry import Serializable, register_serializable
@@ -72,7 +73,15 @@ class ErrorHandler(Serializable):
         self._retry_count = 0
         self._live_count: Callable[[], int] | None = None
         self.add_serializable_fields(
-            ["strategy", "max_retries", "retry_delay", "retry_backoff", "is_critical", "retry_count", "retryable_exceptions"]
+            [
+                "strategy",
+                "max_retries",
+                "retry_delay",
+                "retry_backoff",
+                "is_critical",
+                "retry_count",
+                "retryable_exceptions",
+            ]
         )
         self._check()
 

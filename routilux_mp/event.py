@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ._serialization.registry import Serializable, register_serializable
 
@@ -28,7 +29,9 @@ class Event(Serializable):
     def emit(self, *args: Any, **kwargs: Any) -> None:
         """The same as ``routine.emit(event.name, …)``."""
         if self.routine is None:
-            raise ValueError(f"Event '{self.name}' belongs to no routine; make it with routine.add_event('{self.name}')")
+            raise ValueError(
+                f"Event '{self.name}' belongs to no routine; make it with routine.add_event('{self.name}')"
+            )
         self.routine.emit(self.name, *args, **kwargs)
 
     def serialize(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ one never touches another.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -117,7 +118,7 @@ class Flow(Serializable):
     def pipe(self, *routines: Routine | str, event: str = "output", slot: str = "input") -> Flow:
         """Connect routines in a row, ``event`` of each to ``slot`` of the next; objects not yet added are added."""
         ids = [r if isinstance(r, str) else self._id_of(r) or self.add_routine(r) for r in routines]
-        for source, target in zip(ids, ids[1:], strict=False):
+        for source, target in itertools.pairwise(ids):
             self.connect(source, event, target, slot)
         return self
 
@@ -376,7 +377,9 @@ class Flow(Serializable):
 def _options(rid: str, workers: int | str, ordered: bool, timeout_s: float | None) -> RoutineOptions:
     count = 0 if workers == "auto" else workers
     if type(count) is not int or count < 0 or (count == 0 and workers != "auto"):
-        raise DefinitionError(f"Routine '{rid}': workers must be a whole number of at least 1 or 'auto', got {workers!r}")
+        raise DefinitionError(
+            f"Routine '{rid}': workers must be a whole number of at least 1 or 'auto', got {workers!r}"
+        )
     if timeout_s is not None and not timeout_s > 0:
         raise DefinitionError(f"Routine '{rid}': timeout_s must be above 0, got {timeout_s!r}")
     return RoutineOptions(count, bool(ordered), timeout_s)

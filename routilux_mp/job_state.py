@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from ._history import ExecutionRecord, History, Timestamp
 from ._live import LiveJob
 from ._serialization.registry import Serializable, register_serializable
 from ._state_values import WriteThrough
+from ._waiting import Progress, wait_for_end, wait_until
 from .errors import DefinitionError, FlowMismatch, UsageError
 from .output import OutputHandler
 from .status import JobStatus
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ExecutionRecord", "JobState", "JobStatus"]
 
-Progress = Callable[[int, int, JobStatus], Any]
-
 
 @register_serializable
 class JobState(Serializable):
@@ -42,7 +40,8 @@ class JobState(Serializable):
         super().__init__()
         self._source: Document | LiveJob = Document(flow_id=flow_id)
         self._output_handler: OutputHandler | None = None
-        self._history = History(lambda: self._source.history(), lambda: self._source.version())
+        # Not bound methods: what stands behind this object changes when it becomes live.
+        self._history = History(lambda: self._source.history(), lambda: self._source.version())  # noqa: PLW0108
         self._lock = threading.RLock()
 
     # -- what it is -----------------------------------------------------------------------------
@@ -320,20 +319,7 @@ class JobState(Serializable):
             ValueError: the job belongs to another flow.
         """
         job_state._check_flow(flow)
-        source = job_state._source
-        if not isinstance(source, LiveJob):
-            return job_state.status.is_terminal
-        deadline_s = None if timeout is None else time.monotonic() + timeout
-        step_max_s = None if progress_callback is None else check_interval
-        is_over = False
-        while not is_over:
-            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            step_s = min((s for s in (left_s, step_max_s) if s is not None), default=None)
-            is_over = source.wait(step_s, stops_when_paused=timeout is None) or left_s == 0.0
-            if progress_callback is not None:
-                view = source.handle.view
-                progress_callback(view.queued + view.waiting, view.running, job_state.status)
-        return job_state.status.is_terminal
+        return wait_for_end(job_state, timeout, check_interval, progress_callback)
 
     @staticmethod
     def wait_until_condition(
@@ -343,18 +329,9 @@ class JobState(Serializable):
         timeout: float | None = None,
         check_interval: float = 0.1,
     ) -> bool:
-        """Wait until ``condition(flow, job_state)`` is true; False on a timeout or when the job has ended without it."""
+        """Wait until ``condition(flow, job_state)`` is true; False on a timeout, or when the job ends without it."""
         job_state._check_flow(flow)
-        deadline_s = None if timeout is None else time.monotonic() + timeout
-        while not condition(flow, job_state):
-            source = job_state._source
-            left_s = None if deadline_s is None else deadline_s - time.monotonic()
-            if not isinstance(source, LiveJob) or source.status.is_terminal or (left_s is not None and left_s <= 0):
-                return bool(condition(flow, job_state))
-            version = source.handle.view.version
-            step_s = check_interval if left_s is None else min(check_interval, left_s)
-            source.handle.wait(lambda view, seen=version: view.version != seen, step_s)  # type: ignore[misc]
-        return True
+        return wait_until(job_state, lambda: bool(condition(flow, job_state)), timeout, check_interval)
 
     # -- used by flow and runtime ---------------------------------------------------------------
 
@@ -416,4 +393,3 @@ class JobState(Serializable):
 
     def __repr__(self) -> str:
         return f"JobState[{self.job_id}: {self.status}]"
-

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import IO, Any, Callable, Iterator, Mapping, Protocol
+from typing import IO, Any, Protocol
 
 from .errors import UsageError
 

@@ -8,15 +8,16 @@ such copies share. Queues and state are not here: they belong to the job.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import IO, Any, Callable, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 from . import context
+from ._core.topology import PolicySpec
 from ._serialization.callables import describe_callable, resolve_callable
 from ._serialization.json_values import from_json, to_json
 from ._serialization.registry import Serializable, check_constructible, register_serializable, remember_class
 from .activation_policies import ActivationPolicy, CustomPolicy, as_policy, from_spec
-from ._core.topology import PolicySpec
 from .error_handler import ErrorHandler, ErrorStrategy
 from .errors import DefinitionError, UnknownName, UsageError
 from .event import Event
@@ -244,7 +245,9 @@ class Routine(Serializable):
             raise _no_activation(f"idempotency_key of routine '{self._id}'")
         return activation.idempotency_key
 
-    def output_file(self, path: str | os.PathLike[str], mode: str = "w", **options: Any) -> AbstractContextManager[IO[Any]]:
+    def output_file(
+        self, path: str | os.PathLike[str], mode: str = "w", **options: Any
+    ) -> AbstractContextManager[IO[Any]]:
         """A file that appears at ``path``, whole, when the activation commits; never half of it.
 
         Args:

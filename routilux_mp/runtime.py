@@ -6,7 +6,6 @@ for the default runtime, wait for queued work; what cannot end (a paused job) st
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -15,20 +14,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ._compile import compile_flow
-from ._core.topology import Topology
 from ._current_runtime import activate, close_default, configure, current_runtime, deactivate, remember
-from ._documents import Document, document_to_json
-from ._live import LiveJob
+from ._documents import Document
+from ._live import LiveJob, describe
+from ._starting import TRIGGER, entry_of, has_begun, refused
 from ._state_values import CHECKPOINT_KEY, Values
-from ._transfer import check_task, entry_params_of, inputs_of, state_ops
-from .errors import DefinitionError, RoutiluxError, RuntimeClosed, UnknownName
+from ._transfer import entry_params_of, import_job, state_ops
+from .errors import DefinitionError, RuntimeClosed, UnknownName
 from .job_state import JobState
 from .monitoring.flow_registry import FlowRegistry
 from .settings import Settings
 from .status import JobStatus
 
 if TYPE_CHECKING:
-    from ._core.view import JobView
     from ._supervisor.handle import JobHandle
     from ._supervisor.supervisor import CompiledFlow, Supervisor
     from .flow import Flow
@@ -36,14 +34,13 @@ if TYPE_CHECKING:
 __all__ = ["Runtime", "close_default", "configure", "current_runtime"]
 
 _log = logging.getLogger(__name__)
-_TRIGGER = "trigger"
 
 
 class Runtime:
     """Runs jobs on worker processes. Best used as a context manager.
 
     Args:
-        thread_pool_size: worker processes at most; 0: the number of cores.
+        thread_pool_size: worker processes at most; 0: the number of cores; None: the setting ``max_workers``.
         checkpoint_dir: the checkpoint root; default: the setting, else ``./checkpoints``.
         backend: ``"local"`` (worker processes) or ``"inline"`` (everything in this process).
         durability: ``"commit"`` or ``"none"``, which keeps nothing on disk.
@@ -56,7 +53,7 @@ class Runtime:
 
     def __init__(
         self,
-        thread_pool_size: int = 10,
+        thread_pool_size: int | None = 10,
         *,
         checkpoint_dir: str | None = None,
         backend: str | None = None,
@@ -72,21 +69,10 @@ class Runtime:
             settle_s=settle_s,
             **settings,
         )
-        self._begin()
-
-    @classmethod
-    def _of(cls, settings: Settings) -> Self:
-        runtime = cls.__new__(cls)
-        runtime.settings = settings
-        runtime._begin()
-        return runtime
-
-    def _begin(self) -> None:
         self._lock = threading.RLock()
         self._made: Supervisor | None = None
         self._is_closed = False
         self._states: weakref.WeakValueDictionary[str, JobState] = weakref.WeakValueDictionary()
-        remember(self)
         if self.settings.durability == "none":
             _log.warning("durability='none': nothing is kept on disk; jobs of this runtime cannot be resumed")
 
@@ -120,7 +106,9 @@ class Runtime:
             job_state._check_flow(flow)
             if job_state.status in (JobStatus.PAUSED, JobStatus.RUNNING):
                 if entry_params is not None:
-                    raise DefinitionError(f"job '{job_state.job_id}' is {job_state.status}: it goes on with what it was given")
+                    raise DefinitionError(
+                        f"job '{job_state.job_id}' is {job_state.status}: it goes on with what it was given"
+                    )
                 return self.resume(flow, job_state)
         compiled = compile_flow(flow, self.settings, "concurrent")
         before = job_state if job_state is not None and job_state.status.is_terminal else None
@@ -128,7 +116,7 @@ class Runtime:
             entry_params = entry_params_of(before)
         entry, slot = entry_of(compiled.topology)
         is_settling = entry_params is not None
-        if entry_params is None and slot == _TRIGGER:
+        if entry_params is None and slot == TRIGGER:
             entry_params = {}
         state = job_state if job_state is not None and before is None else JobState(flow.flow_id)
         self._submit(compiled, state, entry, slot, entry_params, flow.execution_timeout, before)
@@ -150,9 +138,9 @@ class Runtime:
         self._check_open()
         compiled = compile_flow(flow, self.settings, strategy)
         state = JobState(flow.flow_id)
-        if flow.routines[entry_routine_id].get_slot(_TRIGGER) is None:
-            return _failed(state, entry_routine_id, f"Entry routine '{entry_routine_id}' must have a 'trigger' slot")
-        self._submit(compiled, state, entry_routine_id, _TRIGGER, entry_params, timeout_s, None)
+        if flow.routines[entry_routine_id].get_slot(TRIGGER) is None:
+            return refused(state, entry_routine_id, f"Entry routine '{entry_routine_id}' must have a 'trigger' slot")
+        self._submit(compiled, state, entry_routine_id, TRIGGER, entry_params, timeout_s, None)
         self._settle(state, settle_s)
         return state
 
@@ -183,7 +171,9 @@ class Runtime:
 
     # -- control --------------------------------------------------------------------------------
 
-    def pause(self, job_state: JobState, reason: str = "", checkpoint: Any = None, timeout_s: float | None = None) -> None:
+    def pause(
+        self, job_state: JobState, reason: str = "", checkpoint: Any = None, timeout_s: float | None = None
+    ) -> None:
         """Pause a job and wait until it is paused; see :meth:`Flow.pause`."""
         live = job_state._live
         if live is None:
@@ -320,6 +310,7 @@ class Runtime:
                 from ._supervisor.supervisor import Supervisor
 
                 self._made = Supervisor(self.settings, self._describe)
+                remember(self)
             return self._made
 
     def _handles(self) -> list[JobHandle]:
@@ -362,11 +353,9 @@ class Runtime:
             timeout_s=timeout_s,
             initial=state_ops(state if before is None else before, state.job_id, supervisor.signer),
         )
-        state._forget_edits()
-        state._attach(handle, supervisor.signer)
+        self._take(state, handle)
         if before is not None:
             state._live_or_fail().before = list(before.execution_history)
-        self._states[state.job_id] = state
 
     def _settle(self, state: JobState, settle_s: float | None) -> None:
         """Wait for the entry to be dispatched, then a moment for the job to end."""
@@ -374,34 +363,23 @@ class Runtime:
         handle = state._live_or_fail().handle
         if settle_s <= 0:
             return
-        handle.wait(_has_begun, None)
+        handle.wait(has_begun, None)
         handle.wait(lambda view: view.is_terminal, settle_s)
 
     def _import(self, compiled: CompiledFlow, state: JobState) -> JobState:
         """Begin a job that only a document tells of: its state, and what it had still to do."""
-        tasks = state.pending_tasks
         history = list(state.execution_history)
         supervisor = self._supervisor()
-        for task in tasks:
-            check_task(compiled.topology, task)
-        handle = supervisor.submit(
-            compiled,
-            entry=None,
-            slot=None,
-            params=None,
-            metadata=dict(state.metadata),
-            job_id=state.job_id,
-            initial=state_ops(state, state.job_id, supervisor.signer),
-        )
-        for task in tasks:
-            for slot, data in inputs_of(task):
-                handle.post(task["routine_id"], slot, data)
-        handle.close_input()
-        state._forget_edits()
-        state._attach(handle, supervisor.signer)
+        handle = import_job(supervisor, compiled, state)
+        self._take(state, handle)
         state._live_or_fail().before = history
-        self._states[state.job_id] = state
         return state
+
+    def _take(self, state: JobState, handle: JobHandle) -> None:
+        """Put a job that was just begun behind its state."""
+        state._forget_edits()
+        state._attach(handle, self._supervisor().signer)
+        self._states[state.job_id] = state
 
     def _state_of(self, handle: JobHandle) -> JobState:
         with self._lock:
@@ -416,46 +394,9 @@ class Runtime:
         return Values(job_id, self._supervisor().signer).encode_bytes(checkpoint, "", CHECKPOINT_KEY)
 
     def _describe(self, handle: JobHandle) -> bytes:
-        """``job_state.json`` of a job: what ``JobState.serialize`` gives, as far as this process can open it."""
+        """``job_state.json`` of a job, for the supervisor to write."""
         state = self._states.get(handle.job_id)
         live = state._live if state is not None else None
         if live is None or live.handle is not handle:
             live = LiveJob(handle, self._supervisor().signer, Document())
-        try:
-            data = document_to_json(live.snapshot(self.settings.history_inline_max))
-        except RoutiluxError as error:
-            # The log is the truth; the view then says only what it can, and why.
-            data = {
-                "_type": "JobState",
-                "job_id": handle.job_id,
-                "flow_id": handle.view.flow_id,
-                "status": handle.view.status,
-                "incomplete": f"{type(error).__name__}: {error}",
-            }
-        return json.dumps(data, indent=2).encode()
-
-
-def entry_of(topology: Topology) -> tuple[str | None, str | None]:
-    """Where ``exec`` starts: the first ``trigger``, else the first slot of the first routine that nothing feeds."""
-    for routine in topology.routines:
-        if _TRIGGER in routine.slots:
-            return routine.routine_id, _TRIGGER
-    fed = {connection.target for connection in topology.connections}
-    for number, routine in enumerate(topology.routines):
-        if number not in fed and routine.slots:
-            return routine.routine_id, routine.slots[0]
-    return None, None
-
-
-def _has_begun(view: JobView) -> bool:
-    """Whether the entry was dispatched (or nothing will be, for now)."""
-    if view.is_terminal or view.status == "paused" or view.running or view.activations or view.blocked is not None:
-        return True
-    return view.entry < 0 or view.history_count > 1
-
-
-def _failed(state: JobState, routine_id: str, reason: str) -> JobState:
-    state.update_routine_state(routine_id, {"status": "failed", "error": reason})
-    state.record_execution(routine_id, "error", {"error": reason})
-    state.status = JobStatus.FAILED
-    return state
+        return describe(live, self.settings.history_inline_max)

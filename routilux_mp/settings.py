@@ -63,6 +63,10 @@ class Settings:
     roll_interval_s: float = 5.0
     #: Heartbeat lease, seconds (liveness only).
     lease_s: float = 15.0
+    #: The checkpoint directory is looked at this often for requests and for jobs to take over, seconds.
+    poll_s: float = 0.5
+    #: What this host calls itself; empty means the machine's own identity. For containers and tests.
+    host_id: str = ""
     #: Execution records shown in ``job_state.json`` and kept in memory when nothing is durable.
     history_inline_max: int = 10_000
     #: The signing key; empty means the per-user file.

@@ -6,7 +6,8 @@ is to be done with it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ._serialization.callables import describe_callable, resolve_callable
 from ._serialization.registry import Serializable, register_serializable

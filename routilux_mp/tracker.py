@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Self
+from collections.abc import Iterable
+from typing import Any, Self
 
 from ._history import ExecutionRecord, Timestamp
 from ._serialization.registry import Serializable, register_serializable

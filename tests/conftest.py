@@ -90,7 +90,9 @@ def source_tree_stays_clean() -> Iterator[None]:
     """No test writes into the source tree, whatever its working directory."""
 
     def listing() -> set[str]:
-        return {path.name for path in _ROOT.iterdir()} | {f"checkpoints/{p.name}" for p in (_ROOT / "checkpoints").iterdir()}
+        return {path.name for path in _ROOT.iterdir()} | {
+            f"checkpoints/{p.name}" for p in (_ROOT / "checkpoints").iterdir()
+        }
 
     before = listing()
     yield

@@ -13,13 +13,15 @@ from .batch import Batch
 from .history import completes_entry
 from .job import DeadLetter, Dispatch, Group, Item, Job, ListValue, RoutineState, Run, Special
 from .records import (
-    Annotated, Closed, Completed, Conflicted, Dispatched, Ended, Failed, Held, Paused, PauseAsked, Posted, Record,
-    Resumed, Returned, Seen, StopAsked, Stood, Submitted, Taken,
+    Annotated, Answered, Closed, Completed, Conflicted, Dispatched, Ended, Failed, Held, Paused, PauseAsked, Posted,
+    Record, Resumed, Returned, Revived, Seen, Skipped, StopAsked, Stood, Submitted, Taken,
 )  # fmt: skip
 from .stimuli import Emit, StateOp
 from .topology import Topology
 
 
+#: Requests that a job remembers; the older half is then known by its low-water mark only.
+ANSWERED_MAX = 512
 #: A resumed job runs at least this long, even with nothing left to do (spec/api-details, "Pausing and resuming").
 RESUMED_FOR_NS = 100_000_000
 
@@ -65,6 +67,7 @@ def _pause_asked(job: Job, record: PauseAsked, commit: int, worker: int) -> None
     job.updated_ns = record.time_ns
     job.closing = ("paused", record.reason, record.time_ns)
     job.checkpoint = record.checkpoint
+    job.is_offered = record.is_offer
 
 
 def _paused(job: Job, record: Paused, commit: int, worker: int) -> None:
@@ -81,8 +84,10 @@ def _resumed(job: Job, record: Resumed, commit: int, worker: int) -> None:
     job.updated_ns = record.time_ns
     job.closing = None
     job.status = "running"
+    job.is_offered = False
     job.reason = ""
     job.ends_after_ns = record.time_ns + RESUMED_FOR_NS
+    job.resume_commit = commit
 
 
 def _stop_asked(job: Job, record: StopAsked, commit: int, worker: int) -> None:
@@ -101,6 +106,15 @@ def _ended(job: Job, record: Ended, commit: int, worker: int) -> None:
     job.closing = None
     if record.status == "cancelled":
         job.framework["_cancellation"] = {"reason": record.reason}
+
+
+def _answered(job: Job, record: Answered, commit: int, worker: int) -> None:
+    job.updated_ns = record.time_ns
+    job.answered[record.request_id] = record.refusal
+    if len(job.answered) > ANSWERED_MAX:
+        kept = sorted(job.answered)
+        job.answered_low = max(job.answered_low, kept[ANSWERED_MAX // 2 - 1])
+        job.answered = {i: job.answered[i] for i in kept if i > job.answered_low}
 
 
 # -- activations --------------------------------------------------------------------------------
@@ -157,7 +171,8 @@ def _failed(job: Job, record: Failed, commit: int, worker: int) -> None:
         routine.special[seq] = Special(item)
         _consume(routine, seq, 1)
         if action in ("dead", "dead_stop"):
-            job.dead_letters.append(DeadLetter(record.routine, seq, item, failure, record.time_ns))
+            cursor = old.cursor if old else None
+            job.dead_letters.append(DeadLetter(record.routine, seq, item, failure, record.time_ns, cursor))
     if failure.kind != "crash":
         if routine.last_failed != seq:
             routine.last_failed, routine.failures = seq, 0
@@ -168,6 +183,38 @@ def _failed(job: Job, record: Failed, commit: int, worker: int) -> None:
     spec = job.topology.routines[record.routine]
     if spec.is_ordered and spec.workers != 1 and action not in ("retry", "again", "stop"):
         _release_in_order(job, record.routine, (seq, 1), -1, (), commit)
+
+
+def _revived(job: Job, record: Revived, commit: int, worker: int) -> None:
+    job.updated_ns = record.time_ns
+    routine = job.routines[record.routine]
+    waiting = routine.special.get(record.seq)
+    if waiting is not None:
+        item = waiting.item._replace(commit=commit)
+        routine.special[record.seq] = waiting._replace(item=item, due_ns=0)
+        return
+    letter = _take_letter(job, record.routine, record.seq)
+    for run in letter.item.runs if isinstance(letter.item, Group) else (letter.item,):
+        routine.queued[run.slot] += run.count
+    routine.special[record.seq] = Special(letter.item._replace(commit=commit), cursor=letter.cursor)
+
+
+def _skipped(job: Job, record: Skipped, commit: int, worker: int) -> None:
+    job.updated_ns = record.time_ns
+    routine = job.routines[record.routine]
+    if record.seq not in routine.special:
+        _take_letter(job, record.routine, record.seq)
+        return
+    _consume(routine, record.seq, 1)
+    spec = job.topology.routines[record.routine]
+    job.framework[spec.routine_id] = {**job.framework.get(spec.routine_id, {}), "status": "skipped"}
+    if spec.is_ordered and spec.workers != 1:
+        _release_in_order(job, record.routine, (record.seq, 1), -1, (), commit)
+
+
+def _take_letter(job: Job, routine: int, seq: int) -> DeadLetter:
+    index = next(i for i, d in enumerate(job.dead_letters) if (d.routine, d.seq) == (routine, seq))
+    return job.dead_letters.pop(index)
 
 
 def _framework_of_failure(job: Job, rid: str, record: Failed) -> None:
@@ -358,6 +405,10 @@ def _release_in_order(
     """``ordered=True``: emissions leave in the order of the inputs that caused them."""
     routine = job.routines[number]
     first = ranges[0] if ranges else partial
+    if first < routine.next_release:  # a dead letter that was revived: its place was given free long ago
+        for emit in emits:
+            _route(job, number, emit, commit)
+        return
     _, before = routine.held_emits.get(first, (0, ()))
     routine.held_emits[first] = (sum(ranges[1::2]), before + emits)
     while routine.next_release in routine.held_emits:
@@ -477,4 +528,5 @@ _APPLY: dict[type, Callable[..., None]] = {
     Annotated: _annotated, PauseAsked: _pause_asked, Paused: _paused, Resumed: _resumed, StopAsked: _stop_asked,
     Closed: _closed, Ended: _ended, Dispatched: _dispatched, Returned: _returned, Held: _held,
     Conflicted: _conflicted, Stood: _stood, Seen: _seen,
+    Answered: _answered, Revived: _revived, Skipped: _skipped,
 }  # fmt: skip

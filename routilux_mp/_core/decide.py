@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Callable, Iterator
 
+from . import requests
 from .effects import Changed, Effect, GoOn, Kill, Revoke
 from .effects import Ended as EndedEffect
 from .job import Dispatch, Job, Key
@@ -19,8 +20,8 @@ from .records import (
 from .retry import action_for
 from .select import dispatch, is_backed_up, must_lift
 from .stimuli import (
-    Annotate, Cancel, Capacity, Close, Completion, Drain, Fail, Failure, HandedBack, Pause, Post, Resume, Stands,
-    Stimulus, Submit, Tick, WorkerLost,
+    Annotate, Ask, Cancel, Capacity, Close, Completion, Drain, Fail, Failure, HandedBack, Pause, Post, Resume, Retry,
+    Skip, Stands, Stimulus, Submit, Tick, WorkerLost, Yield,
 )  # fmt: skip
 
 Step = Iterator[Record | Effect]
@@ -188,7 +189,7 @@ def _drain(job: Job, s: Drain, now: int) -> Step:
 def _pause(job: Job, s: Pause, now: int) -> Step:
     if job.is_terminal or _is_ending(job):
         return
-    yield PauseAsked(now, s.reason, s.checkpoint)
+    yield PauseAsked(now, s.reason, s.checkpoint, s.is_offer)
     yield from _revoke_all(job)
     yield from _after(job, now)
     yield Changed()
@@ -241,6 +242,22 @@ def _close(job: Job, s: Close, now: int) -> Step:
         yield from _after(job, now)
 
 
+def _ask(job: Job, s: Ask, now: int) -> Step:
+    return requests.ask(job, s, now, decide)
+
+
+def _retry(job: Job, s: Retry, now: int) -> Step:
+    return requests.retry(job, s, now, _after)
+
+
+def _skip(job: Job, s: Skip, now: int) -> Step:
+    return requests.skip(job, s, now, _after)
+
+
+def _yield(job: Job, s: Yield, now: int) -> Step:
+    yield Changed()  # the shell hands the job over once what runs has ended
+
+
 def _revoke_all(job: Job) -> Step:
     for worker in {d.worker for d in job.dispatches.values()}:
         yield Revoke(worker, max(n for n, d in job.dispatches.items() if d.worker == worker))
@@ -289,5 +306,5 @@ def _after(job: Job, now: int) -> Step:
 _DECIDE: dict[type, Callable[..., Step]] = {
     Completion: _completion, WorkerLost: _worker_lost, HandedBack: _handed_back, Submit: _submit, Stands: _stands,
     Tick: _tick, Drain: _drain, Pause: _pause, Resume: _resume, Cancel: _cancel, Fail: _fail, Post: _post,
-    Annotate: _annotate, Close: _close, Capacity: _capacity,
+    Annotate: _annotate, Close: _close, Capacity: _capacity, Retry: _retry, Skip: _skip, Yield: _yield, Ask: _ask,
 }  # fmt: skip

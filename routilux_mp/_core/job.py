@@ -72,6 +72,7 @@ class DeadLetter(NamedTuple):
     item: Item
     failure: Failure
     time_ns: int
+    cursor: bytes | None = None
 
 
 class Dispatch:
@@ -157,9 +158,15 @@ class Job:
         self.activations = 0  # returned so far
         #: A job that was resumed with nothing left shows as running for a moment: callers look for that.
         self.ends_after_ns = 0
+        #: The newest pause was asked for so that somebody else goes on.
+        self.is_offered = False
+        #: request id -> why it was refused, or "": requests are obeyed once. Ids up to ``answered_low`` are expired.
+        self.answered: dict[str, str] = {}
+        self.answered_low = ""
         # -- volatile ----------------------------------------------------------------------
         self.dispatches: dict[int, Dispatch] = {}
         self.stands = 0
+        self.resume_commit = 0  # the commit that must stand before anything runs again
         self.is_draining = False
         self.version = 0  # counts changes of state
         self.changed: dict[Key, tuple[int, int]] = {}  # key -> (version, worker that wrote it; -1: from outside)
@@ -172,6 +179,10 @@ class Job:
     @property
     def is_terminal(self) -> bool:
         return self.status in ("completed", "failed", "cancelled")
+
+    def has_answered(self, request_id: str) -> bool:
+        """The request took effect, was refused, or has expired."""
+        return request_id <= self.answered_low or request_id in self.answered
 
     def routine_id(self, routine: int) -> str:
         return self.topology.routines[routine].routine_id

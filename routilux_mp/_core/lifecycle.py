@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from .records import Closed, Completed, Ended, Failed, Paused, PauseAsked, Resumed, StopAsked, Submitted, Taken
+from .records import (
+    Annotated, Answered, Closed, Completed, Ended, Failed, Paused, PauseAsked, Posted, Resumed, Revived, Skipped,
+    StopAsked, Submitted, Taken,
+)  # fmt: skip
 
 #: status of a job -> the durable records that may come next
 JOB: dict[str, frozenset[type]] = {
     "pending": frozenset({Submitted}),
-    "running": frozenset({Completed, Failed, Taken, PauseAsked, Paused, StopAsked, Closed, Ended, Resumed}),
-    "paused": frozenset({Resumed, StopAsked, Ended, Closed, PauseAsked}),
+    "running": frozenset(
+        {Completed, Failed, Taken, Posted, Annotated, PauseAsked, Paused, StopAsked, Closed, Ended, Resumed, Answered,
+         Revived, Skipped}
+    ),  # fmt: skip
+    "paused": frozenset(
+        {Resumed, StopAsked, Ended, Posted, Annotated, Closed, PauseAsked, Paused, Answered, Revived, Skipped}
+    ),
     "completed": frozenset(),
     "failed": frozenset({Resumed}),  # only while unfinished work has retries left
     "cancelled": frozenset(),
@@ -38,4 +46,8 @@ ACTIVATION_MOVES: dict[tuple[str, str], str] = {
     ("running", "Failed: continue, skip, tolerate"): "done",
     ("running", "Failed: dead"): "dead letter",
     ("running", "Failed: stop"): "queued",
+    ("special", "Revived (its retry is due now)"): "special",
+    ("special", "Skipped (by a person)"): "done",
+    ("dead letter", "Revived (by a person)"): "special",
+    ("dead letter", "Skipped (by a person)"): "done",
 }

@@ -82,6 +82,7 @@ class PauseAsked(NamedTuple):
     time_ns: int
     reason: str = ""
     checkpoint: bytes = b""
+    is_offer: bool = False
 
 
 class Paused(NamedTuple):
@@ -112,8 +113,33 @@ class Ended(NamedTuple):
     reason: str = ""
 
 
+class Answered(NamedTuple):
+    """A request took effect with the records of this commit, or was refused; never again."""
+
+    time_ns: int
+    request_id: str
+    refusal: str = ""
+
+
+class Revived(NamedTuple):
+    """A dead letter is queued again, or a waiting retry is due now."""
+
+    time_ns: int
+    routine: int
+    seq: int
+
+
+class Skipped(NamedTuple):
+    """A dead letter, or an activation that waited for its retry, was given up by a person."""
+
+    time_ns: int
+    routine: int
+    seq: int
+
+
 Durable = (
-    Submitted | Completed | Failed | Taken | Posted | Annotated | PauseAsked | Paused | Resumed | StopAsked | Closed | Ended
+    Submitted | Completed | Failed | Taken | Posted | Annotated | PauseAsked | Paused | Resumed | StopAsked | Closed
+    | Ended | Answered | Revived | Skipped
 )  # fmt: skip
 
 
@@ -169,5 +195,6 @@ Record = Durable | Volatile
 TAGS: dict[type, int] = {
     Submitted: 1, Completed: 2, Failed: 3, Taken: 4, Posted: 5, Annotated: 6,
     PauseAsked: 7, Paused: 8, Resumed: 9, StopAsked: 10, Closed: 11, Ended: 12,
+    Answered: 13, Revived: 14, Skipped: 15,
 }  # fmt: skip
 DURABLE = frozenset(TAGS)

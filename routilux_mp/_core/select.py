@@ -12,7 +12,7 @@ from .stimuli import Capacity
 
 def wanted(job: Job, now_ns: int) -> list[int]:
     """Routines that have work for a worker now; those nearest the sink first."""
-    if job.status != "running" or job.closing or job.is_draining:
+    if job.status != "running" or job.closing or job.is_draining or job.resume_commit > job.stands:
         return []
     if job.topology.strategy == "sequential" and job.dispatches:
         return []

@@ -102,6 +102,7 @@ class Tick(NamedTuple):
 class Pause(NamedTuple):
     reason: str = ""
     checkpoint: bytes = b""
+    is_offer: bool = False  # whoever takes the job over may go on with it
 
 
 class Resume(NamedTuple):
@@ -140,6 +141,33 @@ class Close(NamedTuple):
     """A job that is open for ``post`` gets no more: it completes when it is quiet."""
 
 
+class Retry(NamedTuple):
+    """Run a dead letter, or an activation that waits for its retry, now; -1: all of them (of the routine)."""
+
+    routine: int = -1
+    seq: int = -1
+
+
+class Skip(NamedTuple):
+    """Give up a dead letter, or an activation that waits for its retry; -1: all of them (of the routine)."""
+
+    routine: int = -1
+    seq: int = -1
+
+
+class Yield(NamedTuple):
+    """Let another supervisor have the job: it changes nothing in the job itself."""
+
+
+class Ask(NamedTuple):
+    """A request from outside, to be obeyed and answered exactly once."""
+
+    request_id: str
+    wish: Pause | Resume | Cancel | Retry | Skip | Post | Yield | None
+    refusal: str = ""  # why it cannot be a wish
+
+
 Stimulus = (
-    Submit | Completion | Capacity | HandedBack | WorkerLost | Stands | Tick | Pause | Resume | Cancel | Drain | Fail | Post | Annotate | Close
+    Submit | Completion | Capacity | HandedBack | WorkerLost | Stands | Tick | Pause | Resume | Cancel | Drain | Fail
+    | Post | Annotate | Close | Retry | Skip | Yield | Ask
 )  # fmt: skip

@@ -35,7 +35,7 @@ class JobView(NamedTuple):
     blocked: tuple[str, int] | None
     retry_counts: Mapping[str, int]
     results_count: Mapping[tuple[str, str], int]
-    #: routine id -> (done, queued, running)
+    #: routine id -> (activations done, not done yet, dispatches at workers)
     progress: Mapping[str, tuple[int, int, int]]
     history_count: int
     log_count: int
@@ -87,7 +87,12 @@ def view_of(job: Job, version: int, blocked: tuple[str, int] | None = None) -> J
             for (r, e), count in job.results.items()
         },
         progress={
-            spec.routine_id: (r.done, r.ready_count + len(r.special), len(r.dispatches)) for spec, r in routines
+            spec.routine_id: (
+                r.done,
+                r.ready_count + len(r.special) + sum(item.count for d in r.dispatches.values() for item in d.items),
+                len(r.dispatches),
+            )
+            for spec, r in routines
         },
         history_count=job.record_count,
         log_count=job.log_count,

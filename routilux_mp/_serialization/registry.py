@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from typing import Any, Callable, Iterable, Self, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from ..errors import DefinitionError, NotSerializable, UnknownName
 from .json_values import from_json, to_json
@@ -54,7 +55,9 @@ class Serializable:
     def remove_serializable_fields(self, fields: Iterable[str]) -> None:
         """No longer have these attributes serialised."""
         gone = set(fields)
-        self.__dict__["fields_to_serialize"] = [f for f in self.__dict__.get("fields_to_serialize", []) if f not in gone]
+        self.__dict__["fields_to_serialize"] = [
+            f for f in self.__dict__.get("fields_to_serialize", []) if f not in gone
+        ]
 
     def serialize(self) -> dict[str, Any]:
         """Type and registered fields as JSON-able data; a field that does not exist is null."""
@@ -153,9 +156,7 @@ def find_class(data: dict[str, Any], base: type = Serializable) -> type:
     if isinstance(found, type) and issubclass(found, Serializable):
         raise DefinitionError(f"Cannot deserialize data of type '{short}' into {base.__name__}")
     source = f"import module '{module}' first" if module not in (None, "__main__") else "define it first"
-    raise UnknownName(
-        f"Class '{short}' is not known here: {source}, or register it with @register_serializable"
-    )
+    raise UnknownName(f"Class '{short}' is not known here: {source}, or register it with @register_serializable")
 
 
 def _loaded(module: str, qualname: str) -> Any:
@@ -184,6 +185,8 @@ def _restore_into(instance: Any, data: dict[str, Any]) -> Any:
 
 def _check_data(data: Any, cls: type) -> None:
     if not isinstance(data, dict):
-        raise DefinitionError(f"{cls.__name__}.deserialize takes the dictionary that serialize made, got {type(data).__name__}")
+        raise DefinitionError(
+            f"{cls.__name__}.deserialize takes the dictionary that serialize made, got {type(data).__name__}"
+        )
     if not isinstance(data.get("_type"), str):
         raise DefinitionError(f"Cannot deserialize into {cls.__name__}: the data has no '_type'")

@@ -11,7 +11,7 @@ from typing import Any, Iterator
 
 from .._core.batch import Batch
 from .._core.job import DeadLetter, Group, Item, Job, ListValue, RoutineState, Run, Special
-from .._core.records import TAGS, Completed, Durable, Failed, Posted, Submitted
+from .._core.records import TAGS, Annotated, Completed, Durable, Failed, Posted, Submitted
 from .._core.stimuli import Emit, Failure, StateOp
 from .._core.topology import Topology
 from .._serialization.packing import pack, unpack
@@ -74,11 +74,18 @@ def _completed(f: list[Any], place: tuple[int, int, int] | None) -> Completed:
     return Completed(f[0], f[1], f[2], emits, tuple(StateOp(*op) for op in f[4]), *f[5:])
 
 
+def _annotated(f: list[Any], place: tuple[int, int, int] | None) -> Annotated:
+    return Annotated(f[0], tuple(StateOp(*op) for op in f[1]))
+
+
 def _failed(f: list[Any], place: tuple[int, int, int] | None) -> Failed:
     return Failed(f[0], f[1], f[2], f[3], f[4], Failure(*f[5]), *f[6:])
 
 
-_BUILD: dict[type, Any] = {Submitted: _submitted, Posted: _posted, Completed: _completed, Failed: _failed}
+_BUILD: dict[type, Any] = {
+    Submitted: _submitted, Posted: _posted, Completed: _completed, Failed: _failed,
+    Annotated: _annotated,
+}  # fmt: skip
 
 
 def batches_of(record: Durable) -> Iterator[Batch]:
@@ -111,7 +118,8 @@ def encode_snapshot(job: Job) -> bytes:
             "counts": (job.log_count, job.record_count, job.activations),
             "results": [(r, e, n) for (r, e), n in job.results.items()],
             "pauses": (job.pause_points, job.checkpoint),
-            "dead": [(d.routine, d.seq, _item_out(d.item), tuple(d.failure), d.time_ns) for d in job.dead_letters],
+            "dead": [(*d[:2], _item_out(d.item), tuple(d.failure), *d[4:]) for d in job.dead_letters],
+            "asked": (job.is_offered, job.answered_low, job.answered),
             "closing": job.closing,
             "routines": routines,
         }
@@ -135,7 +143,8 @@ def decode_snapshot(data: bytes, job: Job) -> None:
         job.results = {(r, e): n for r, e, n in s["results"]}
         points, job.checkpoint = s["pauses"]
         job.pause_points = list(points)
-        job.dead_letters = [DeadLetter(r, q, _item_in(i), Failure(*f), t) for r, q, i, f, t in s["dead"]]
+        job.dead_letters = [DeadLetter(r, q, _item_in(i), Failure(*f), t, c) for r, q, i, f, t, c in s["dead"]]
+        job.is_offered, job.answered_low, job.answered = s["asked"]
         job.closing = s["closing"]
         job.routines = [_routine_in(r) for r in s["routines"]]
     except (ValueError, TypeError, IndexError, KeyError) as error:

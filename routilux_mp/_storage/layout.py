@@ -24,6 +24,8 @@ SMALL_FILE_BYTES_MAX: Final = 64 * 1024
 LISTING_COUNT_MAX: Final = 1_000_000
 
 TMP: Final = "tmp"
+OWNERS: Final = ".owners"
+CONTROL: Final = "control"
 EPOCHS: Final = "epochs"
 SNAPSHOTS: Final = "snapshots"
 ARCHIVE: Final = "archive"
@@ -36,6 +38,8 @@ LOCK_FILE: Final = "lock"
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _EPOCH = re.compile(r"e(\d{7,10})")
 _COMMIT = re.compile(r"c(\d{8,10})")
+_TOKEN = re.compile(r"[0-9a-f]{32}")
+_ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _BLOB = re.compile(r"e\d{7,10}/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -72,6 +76,16 @@ def parse_commit(name: str) -> int | None:
     """The number that a commit file's name stands for; None when it is not exactly such a name."""
     match = _COMMIT.fullmatch(name)
     return int(match[1]) if match and commit_name(int(match[1])) == name else None
+
+
+def is_token(text: str) -> bool:
+    """Whether `text` may name a heartbeat: an owner's token as hex."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def is_request_id(text: str) -> bool:
+    """Whether `text` may name a request: a ULID."""
+    return _ULID.fullmatch(text) is not None
 
 
 def check_blob_name(name: str) -> str:

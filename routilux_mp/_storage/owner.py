@@ -62,12 +62,12 @@ _KINDS: Mapping[str, tuple[Any, tuple[type, ...]]] = {
 }
 
 
-def this_process(token: bytes, lease_s: float) -> OwnerInfo:
-    """The calling process, as it is written into OPEN files."""
+def this_process(token: bytes, lease_s: float, host_id: str = "") -> OwnerInfo:
+    """The calling process, as it is written into OPEN files; `host_id` replaces the machine's own identity."""
     return OwnerInfo(
         token=token.hex(),
-        host=os.uname().nodename,
-        machine_id=_read("/etc/machine-id"),
+        host=host_id or os.uname().nodename,
+        machine_id=host_id or _read("/etc/machine-id"),
         boot_id=_read("/proc/sys/kernel/random/boot_id"),
         pid_namespace=_pid_namespace(),
         pid=os.getpid(),

@@ -16,17 +16,26 @@ from typing import Literal, NamedTuple
 from ..errors import StorageError
 from ..settings import Settings
 from . import takeover, views
+from .control import Control
 from .files import FileSystem, RealFiles, let_go
 from .frames import TOKEN_BYTES
+from .glance import Glance, glance
 from .layout import BLOBS, FLOW_VIEW, FORMAT_FILE, STATE_VIEW, TMP, check_job_id, is_job_id
+from .lease import Heartbeat, Heartbeats
 from .log import Tenure, Writer
 from .owner import OwnerInfo, this_process
 from .place import Place, Root
 from .put import Putter
+from .reader import LogReader, LogRef
 from .replay import JobLog, read_job
+from .watch import is_network
 
 _log = logging.getLogger(__name__)
 
+#: A network client may go on saying "there is no such file" for so long.
+ABSENCE_STALE_S = 30.0
+#: The lock may be held by a process that is stopped: no take-over waits long for it.
+_TAKE_OVER_LOCK_S = 0.2
 _BALLAST_BYTES = 64 * 1024
 #: Private files of processes that died are swept after this time, by the file system's own clock.
 _TMP_KEPT_S = 24 * 3600
@@ -60,7 +69,7 @@ class Store:
         self._settings = settings
         owner = random(TOKEN_BYTES)
         self._root = Root(self._fs, Putter(self._fs, owner, sleep), self.path)
-        self._writer = Writer(owner, this_process(owner, settings.lease_s), random, clock)
+        self._writer = Writer(owner, this_process(owner, settings.lease_s, settings.host_id), random, clock)
         self._writer.cost.budget_s = settings.replay_budget_s
         self._writer.cost.log_bytes_max = settings.log_bytes_max
         self._writer.cost.interval_s = settings.roll_interval_s
@@ -137,7 +146,9 @@ class Store:
         """
         place = self._place(job_id)
         self.prepare()
-        return takeover.take_over(place, self._writer, log if log is not None else self.read(job_id), reason)
+        log = log if log is not None else self.read(job_id)
+        with views.polite_lock(place, _TAKE_OVER_LOCK_S):  # keeps standbys of one host from futile races
+            return takeover.take_over(place, self._writer, log, reason)
 
     def note_replay(self, log: JobLog, seconds: float) -> None:
         """How long reading and folding `log` took in all: what the replay budget is measured with."""
@@ -153,6 +164,38 @@ class Store:
             raise StorageError(f"{self.path} cannot be listed: {error.strerror or error}") from error
         found = [entry for entry in entries if entry.is_dir and is_job_id(entry.name)]
         return [entry.name for entry in sorted(found, key=lambda entry: (-entry.mtime_ns, entry.name))]
+
+    def job_ids(self) -> list[str]:
+        """As `jobs`, in no order and for the price of one listing."""
+        try:
+            return [name for name in self._fs.names(self._root.handle()) if is_job_id(name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be listed: {error.strerror or error}") from error
+
+    def glance(self, job_id: str) -> Glance | None:
+        """Who opened the job's newest epoch and whether it is sealed; None when nothing was ever written."""
+        return glance(self._place(job_id))
+
+    def read_frame(self, job_id: str, ref: LogRef) -> bytes:
+        """One frame, without reading the log up to there."""
+        return LogReader(self._place(job_id)).frame(ref)
+
+    def control(self, job_id: str) -> Control:
+        """The requests to a job."""
+        self.prepare()
+        return Control(self._place(job_id))
+
+    def heartbeat(self) -> Heartbeat:
+        """This process's heartbeat."""
+        self.prepare()
+        return Heartbeat(self._root, self.owner)
+
+    def heartbeats(self) -> Heartbeats:
+        """Everybody's, for one reader."""
+        absence_s = ABSENCE_STALE_S if self._fs.has_paths and is_network(self.path) else 0.0
+        return Heartbeats(self._root, absence_s=absence_s)
 
     def view_paths(self, job_id: str) -> ViewPaths:
         """Where the job's views and blobs are."""

@@ -103,7 +103,8 @@ def _sealed(place: Place, writer: Writer, log: JobLog, reason: Literal["takeover
             raw, _ = writer.seal_file(log.epoch, number, digest, reason)
             place.root.putter.put(tmp, at, name, (raw,), where=place.where(*folder, name))
             # Ours or another's: read what stands there. It is what everybody else will read.
-            file = place.root.putter.read_standing(at, partial(reader.standing, log.epoch, number, digest))
+            with outcome_unknown(place.where(*folder, name)):
+                file = place.root.putter.read_standing(at, partial(reader.standing, log.epoch, number, digest))
             more.append(file)
             is_sealed, digest = file.header.kind == SEAL, file.digest
     finally:

@@ -87,7 +87,7 @@ def write(place: Place, documents: Mapping[str, bytes], position: tuple[int, int
         tmp = root.handle(TMP)
         job = place.open_plainly()
     try:
-        with nullcontext() if is_new else _lock(place):
+        with nullcontext() if is_new else polite_lock(place):
             for name, document in documents.items():
                 shown = _shown(place, job, name)
                 if shown is None or shown <= position:
@@ -141,7 +141,7 @@ def read(place: Place) -> tuple[bytes | None, bytes | None]:
 
 
 @contextmanager
-def _lock(place: Place) -> Iterator[None]:
+def polite_lock(place: Place, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
     """The job's file lock if it can be had. Politeness: whatever goes wrong, go on without."""
     if not place.fs.has_paths:
         yield
@@ -149,12 +149,12 @@ def _lock(place: Place) -> Iterator[None]:
     from filelock import FileLock, Timeout  # 50 ms: not at package import
 
     lock = FileLock(
-        place.where(LOCK_FILE), timeout=_LOCK_WAIT_S, mode=0o600, fallback_to_soft=False, thread_local=False
+        place.where(LOCK_FILE), timeout=wait_s, mode=0o600, fallback_to_soft=False, thread_local=False
     )
     try:
         lock.acquire()
     except (Timeout, OSError, NotImplementedError, RuntimeError) as error:
-        _log.debug("view written without the lock", extra={"job": place.job_id, "error": str(error)})
+        _log.debug("going on without the lock", extra={"job": place.job_id, "error": str(error)})
     try:
         yield
     finally:

@@ -22,6 +22,7 @@ from ..settings import Settings
 from .clock import Clock
 from .committer import Committer
 from .live import LiveJob, NullTenure, Tenure
+from .outputs import outputs_of, put_in_place
 from .placement import Placement, WorkerSlot
 
 log = logging.getLogger(__name__)
@@ -177,7 +178,8 @@ class Loop:
                 self.happen(live, WorkerLost(worker, dispatch, index, failure), now)
         if self._start_failures >= START_FAILURES_MAX:
             self._give_up_code(slot.code_id, how.detail, now)
-        self._touch_code(slot.code_id)
+        for job_id in self.jobs:
+            self._touched[job_id] = None  # its place in the budget is anybody's now
 
     def _give_up_code(self, code_id: str, detail: str, now: int) -> None:
         self._start_failures = 0
@@ -272,6 +274,7 @@ class Loop:
                 self._committer.submit(live.job.job_id, live.retry)
             return
         if live.records:
+            outputs = list(outputs_of(live.records))
             number, frames = live.take_commit(now)
             if number % SPILL_EVERY == 0:
                 live.spill(self._settings.queue_memory_bytes_max)
@@ -279,7 +282,7 @@ class Loop:
             snapshot: bytes | None = None
             if tenure.should_roll(64 * live.job.pending_count() + 1024):
                 snapshot = encode_snapshot(live.job)
-            live.retry = Commit(tenure, frames, snapshot)
+            live.retry = Commit(tenure, frames, snapshot, outputs)
             self._committer.submit(live.job.job_id, live.retry)
             if snapshot is not None:
                 self._committer.submit(HOUSEKEEPING, tenure.housekeep)
@@ -468,15 +471,19 @@ class Loop:
 class Commit:
     """One commit, and the roll that may go with it; done over and over until nothing blocks it."""
 
-    def __init__(self, tenure: Tenure, frames: list[bytes], snapshot: bytes | None) -> None:
+    def __init__(
+        self, tenure: Tenure, frames: list[bytes], snapshot: bytes | None, outputs: list[tuple[str, str]]
+    ) -> None:
         self._tenure = tenure
         self._frames: list[bytes] | None = frames
+        self._outputs = outputs
         self._snapshot = snapshot
 
     def __call__(self) -> None:
         if self._frames is not None:
             self._tenure.commit(self._frames)
             self._frames = None  # it stands: a roll that is blocked must not commit it twice
+            put_in_place(self._outputs)  # before the roll: a successor looks for them behind the snapshot only
         if self._snapshot is not None:
             self._tenure.roll(self._snapshot)
 

@@ -17,6 +17,7 @@ from .._storage.codec import decode_record, decode_snapshot
 from .._storage.owner import OwnerInfo, start_ticks
 from ..errors import CheckpointDamaged, FlowMismatch, JobOwned
 from ..settings import Settings
+from .outputs import outputs_of
 
 if TYPE_CHECKING:
     from .._storage.replay import JobLog, LogRef
@@ -31,8 +32,16 @@ def new_job(job_id: str, settings: Settings) -> Job:
     )
 
 
-def fold(log: JobLog, settings: Settings, job: Job | None = None, after: LogRef | None = None) -> Job:
+def fold(
+    log: JobLog,
+    settings: Settings,
+    job: Job | None = None,
+    after: LogRef | None = None,
+    outputs: list[tuple[str, str]] | None = None,
+) -> Job:
     """The job that a reading of its directory describes; or ``job``, carried on with what came ``after``.
+
+    Output files that those commits name are added to ``outputs``: they may not be in their place yet.
 
     Raises:
         CheckpointDamaged: the log says nothing, or something impossible.
@@ -45,9 +54,12 @@ def fold(log: JobLog, settings: Settings, job: Job | None = None, after: LogRef 
         if after is not None and ref[:2] <= after[:2]:
             continue
         try:
-            apply(job, decode_record(data, tuple(ref)))  # type: ignore[arg-type]
+            record = decode_record(data, tuple(ref))  # type: ignore[arg-type]
+            apply(job, record)
         except (AssertionError, IndexError, KeyError) as error:
             raise CheckpointDamaged(f"job {log.job_id}: the record at {tuple(ref)} does not fit what precedes it") from error
+        if outputs is not None:
+            outputs += outputs_of((record,))
     if job.status == "pending":
         raise CheckpointDamaged(f"job {log.job_id}: its directory holds no first record; it never began")
     return job

@@ -37,6 +37,7 @@ from .committer import Committer, InstantCommitter, ThreadCommitter
 from .handle import JobHandle, deadline_of
 from .live import LiveJob, NullTenure
 from .loop import Loop
+from .outputs import put_in_place
 from .placement import WorkerSlot
 
 log = logging.getLogger(__name__)
@@ -134,10 +135,12 @@ class Supervisor:
                 handle.resume()
             return handle
         reading = self.store.read(job_id)
-        job = recovery.fold(reading, self.settings)
+        outputs: list[tuple[str, str]] = []
+        job = recovery.fold(reading, self.settings, outputs=outputs)
         if flow is not None:
             recovery.check_same_flow(job, flow.topology)
         if job.is_terminal:
+            put_in_place(outputs)
             live = LiveJob(job, NullTenure(0), "")
             live.memory = None
             live.is_finished = True
@@ -147,7 +150,8 @@ class Supervisor:
         code = self._code_of(flow) if flow is not None else self._stored_code(job_id, reading.read(CODE_PLACE))
         self._load(code)
         newer, tenure = self.store.take_over(job_id, "takeover", reading)
-        recovery.fold(newer, self.settings, job, LogRef(reading.epoch, reading.commit, 0))
+        recovery.fold(newer, self.settings, job, LogRef(reading.epoch, reading.commit, 0), outputs)
+        put_in_place(outputs)
         if flow is not None:
             recovery.with_settings_of(job, flow.topology)
             self._allow(flow, code)

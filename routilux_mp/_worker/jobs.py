@@ -135,7 +135,8 @@ class RoutineHere:
         self.fields: dict[str, bytes | None] = dict.fromkeys(
             name for name in getattr(routine, "fields_to_serialize", ()) if name not in _DEFINITION
         )
-        self._scratch: dict[str, int] | None = None
+        self._scratch = self._attributes()
+        self._has_warned = False
 
     # -- input ----------------------------------------------------------------------------------
 
@@ -168,7 +169,7 @@ class RoutineHere:
 
     def group_call(self, work: Work) -> Any:
         """One activation for all parts of ``work`` together. Its input is decoded outside of the handler."""
-        message = dict(IMMEDIATE)
+        message = dict(getattr(self.object._activation_policy, "message", IMMEDIATE))
         if work.message:
             message = decode_value(work.message, self._job.signer, message_place(self._job_id, self.routine_id))
         data: dict[str, list[Any]] = {slot: [] for slot in self.slots}
@@ -219,14 +220,14 @@ class RoutineHere:
 
     def take_state(self) -> tuple[list[StateOp], tuple[Key, ...]]:
         """What the activation changed, and what it read that others may change."""
+        changed: dict[str, bytes | None] = {}
         for name, known in self.fields.items():
-            if not hasattr(self.object, name):
-                continue
-            now = self._encode_field(name)
-            if now != known:
-                self.fields[name] = now
+            if hasattr(self.object, name) and (now := self._encode_field(name)) != known:
+                changed[name] = now
                 self.state.set_hidden(f"__field__:{name}", getattr(self.object, name))
-        return self.state.finish()
+        taken = self.state.finish()
+        self.fields.update(changed)
+        return taken
 
     def rollback(self) -> None:
         """Undo what the running activation changed."""
@@ -236,13 +237,13 @@ class RoutineHere:
 
     def warn_of_scratch(self) -> None:
         """Say once that attributes which are neither configuration nor registered live in this worker only."""
-        if self._scratch == {}:
+        if self._has_warned:
             return
-        now = {n: id(v) for n, v in vars(self.object).items() if n not in _DEFINITION and n not in self.fields}
+        now = self._attributes()
         before, self._scratch = self._scratch, now
-        changed = [] if before is None else [n for n, v in now.items() if before.get(n) != v and not n.startswith("_")]
+        changed = [name for name, value in now.items() if before.get(name) != value]
         if changed:
-            self._scratch = {}
+            self._has_warned = True
             log.warning(
                 "Routine '%s' sets self.%s in a handler: that lives in this worker process only and is lost when it "
                 "ends. Keep it in job_state, or name it in add_serializable_fields.", self.routine_id, changed[0],
@@ -252,6 +253,10 @@ class RoutineHere:
         """Whether the error handler in force tries again after this error."""
         handler = getattr(self.object, "_effective_error_handler", None)
         return True if handler is None else bool(handler.is_retryable(error))
+
+    def _attributes(self) -> dict[str, int]:
+        """Which objects the routine's public attributes are, definition and transactional state left out."""
+        return {n: id(v) for n, v in vars(self.object).items() if not n.startswith("_") and n not in self.fields}
 
     def _encode_field(self, name: str) -> bytes:
         return self._encode(name, getattr(self.object, name))

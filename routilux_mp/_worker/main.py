@@ -229,9 +229,9 @@ class Worker:
                     f"handler is resumed; yield a cursor, such as the number of rows done"
                 )
             transaction.commit_cursor(cursor)
-            if transaction.unanswered >= UNANSWERED_MAX and not transaction.is_revoked:
+            if self._must_wait():
                 transaction.flush()
-                while transaction.unanswered >= UNANSWERED_MAX and not transaction.is_revoked and not self.is_over:
+                while self._must_wait():
                     yield
             transaction.resume(index)
             if transaction.is_revoked or transaction.unanswered >= UNANSWERED_MAX:
@@ -279,9 +279,14 @@ class Worker:
         transaction = self.transaction
         if not self._may_wait:
             transaction.unanswered = 0
-        while transaction.unanswered >= UNANSWERED_MAX and not transaction.is_revoked and not self.is_over:
+        while self._must_wait():
             self._numbers[INDEX] = IDLE
             self.take_messages(wait=True)
+
+    def _must_wait(self) -> bool:
+        """Whether the running handler has committed more cursors than the supervisor has answered."""
+        transaction = self.transaction
+        return transaction.unanswered >= UNANSWERED_MAX and not (transaction.is_revoked or self.is_over)
 
 
 class _LateSender:

@@ -270,9 +270,9 @@ class Transaction:
         self._outputs = []
         if reads:
             # A conflict must concern one activation only: send the others first, and this one alone.
-            mine, self.out = self.out[self.mark :], self.out[: self.mark]
-            if self.done or self.out or self._ops or self._cursor is not None:
-                self.flush()
+            mine = self.out[self.mark :]
+            del self.out[self.mark :]
+            self.flush()
             self.out += mine
         self._ops += ops
         self._reads = reads

@@ -27,7 +27,7 @@ class RoutineLine:
 
     routine_id: str
     done: int
-    queued: int
+    left: int
     #: Its status and error, as the framework recorded them.
     says: str
 
@@ -99,6 +99,13 @@ def fold(root: str, job_id: str) -> Folded:
     )
 
 
+def view_of_job(root: str, job_id: str) -> JobView:
+    """What a caller would see of the job; raises as ``fold`` does."""
+    settings = Settings.load(checkpoint_dir=root)
+    with Store(root, settings) as store:
+        return view_of(fold_log(store.read(job_id), settings), 0)
+
+
 def check(root: str, job_id: str) -> Report:
     """Read everything there is of a job and fold it twice: from the beginning, and as recovery would."""
     settings = Settings.load(checkpoint_dir=root)
@@ -118,7 +125,9 @@ def check(root: str, job_id: str) -> Report:
             report.troubles.append(str(error))
             return report
         if whole is not None and _gist(whole) != _gist(recovered):
-            report.troubles.append("the newest snapshot and the log before it tell two stories: keep a copy of the directory")
+            report.troubles.append(
+                "the newest snapshot and the log before it tell two stories: keep a copy of the directory"
+            )
     return report
 
 
@@ -150,10 +159,10 @@ def _gist(job: Job) -> tuple[Any, ...]:
 
 
 def _line(view: JobView, routine_id: str) -> RoutineLine:
-    done, queued, _ = view.progress[routine_id]
+    done, left, _ = view.progress[routine_id]
     said = view.framework_states.get(routine_id, {})
     says = ": ".join(str(said[key]) for key in ("status", "error") if said.get(key))
-    return RoutineLine(routine_id, done, queued, says)
+    return RoutineLine(routine_id, done, left, says)
 
 
 def _owner(log: JobLog) -> str:

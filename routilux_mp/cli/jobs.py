@@ -1,8 +1,8 @@
 """All jobs below a root, read from their files: dead ones too, and without touching anything.
 
-Not a fold over the log: ``job_state.json`` says how a job stands and the log's newest epoch says who
-owns it, so that listing many jobs stays quick. The rule it owns: one job that cannot be read is a
-line that says why, never the end of the listing.
+``job_state.json`` says how a job stands and the log's newest epoch says who owns it, so that listing
+many jobs stays quick; only a job that has no such view yet is folded from its log. The rule it owns:
+one job that cannot be read is a line that says why, never the end of the listing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from .._storage import frames
@@ -105,7 +106,7 @@ class _Reader:
 
     def __init__(self, files: RealFiles, root: int, root_path: str, job_id: str, mtime_ns: int) -> None:
         self._files, self._root, self._job_id = files, root, job_id
-        self._path = os.path.join(root_path, job_id)
+        self._root_path, self._path = root_path, os.path.join(root_path, job_id)
         self._mtime_ns = mtime_ns
         self._trouble: list[str] = []
 
@@ -142,7 +143,7 @@ class _Reader:
             raw = self._files.read(STATE_VIEW, at, VIEW_BYTES_MAX)
             view = json.loads(unwrap(raw, STATE_VIEW)[1])
         except FileNotFoundError:
-            self._trouble.append(f"no {STATE_VIEW} yet")
+            return self._folded()
         except OSError as error:
             self._trouble.append(f"{STATE_VIEW}: {error.strerror}")
         except ValueError as error:
@@ -154,6 +155,23 @@ class _Reader:
                 return view
             self._trouble.append(f"{STATE_VIEW} holds no object")
         return {}
+
+    def _folded(self) -> dict[str, Any]:
+        """What the view will say, from the log: the job is young, or its owner died young."""
+        from .folding import view_of_job
+
+        try:
+            view = view_of_job(self._root_path, self._job_id)
+        except RoutiluxError as error:
+            self._trouble.append(str(error))
+            return {}
+        return {
+            "flow_id": view.flow_id,
+            "status": view.status,
+            "created_at": datetime.fromtimestamp(view.created_ns / 1e9).isoformat(),
+            "updated_at": datetime.fromtimestamp(view.updated_ns / 1e9).isoformat(),
+            "pending_tasks": range(sum(left for _, left, _ in view.progress.values())),
+        }
 
     def _owner(self, at: int) -> tuple[OwnerInfo | None, bool]:
         """Who opened the newest epoch, and whether that epoch is sealed."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import FAILED, OK, checkpoint_root, job_directory
 from .jobs import ListedJob, list_jobs, read_job
@@ -44,10 +44,13 @@ def show(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(folded.to_document(), indent=2, default=str))
         return OK
-    print(f"job {folded.job_id}   flow {folded.flow_id}   {folded.status}" + (f": {folded.reason}" if folded.reason else ""))
+    print(
+        f"job {folded.job_id}   flow {folded.flow_id}   {folded.status}"
+        + (f": {folded.reason}" if folded.reason else "")
+    )
     print(f"owner {folded.owner}   epoch {folded.epoch}, commit {folded.commit}\n")
-    rows: list[Sequence[str]] = [("routine", "done", "queued", "says")]
-    rows += [(r.routine_id, f"{r.done:,}", f"{r.queued:,}", r.says) for r in folded.routines]
+    rows: list[Sequence[str]] = [("routine", "done", "left", "says")]
+    rows += [(r.routine_id, f"{r.done:,}", f"{r.left:,}", r.says) for r in folded.routines]
     _print_table(rows)
     for letter in folded.dead_letters:
         print(f"! dead letter {letter}")
@@ -75,5 +78,3 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-
-

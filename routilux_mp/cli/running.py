@@ -63,7 +63,9 @@ class Interrupts:
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -109,7 +111,7 @@ def _has_stopped(state: JobState) -> bool:
 def _stages(state: JobState) -> list[Stage]:
     """How far each routine is, as far as a commit stands."""
     progress = state._live_or_fail().handle.view.progress
-    return [Stage(name, done, done + queued + running, running) for name, (done, queued, running) in progress.items()]
+    return [Stage(name, done, done + left, running) for name, (done, left, running) in progress.items()]
 
 
 def _answer(state: JobState, folder: Path, options: argparse.Namespace, seconds: float, board: Board) -> int:

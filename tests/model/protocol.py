@@ -62,6 +62,9 @@ class Size:
     tasks: int = 2
     epochs: int = 3
     crashes: int = 1
+    #: Whether a standby that read and sleeps is a state of its own. It need not be: as a reading may show
+    #: any earlier prefix, one that read long ago and slept is one that reads now and is shown little.
+    standbys_remember: bool = True
 
 
 class Disk(NamedTuple):
@@ -179,39 +182,40 @@ def fresh_reading(disk: Disk, *, from_snapshot: bool = True) -> Tasks | None:
     start = max((e for e, s in enumerate(disk.snapshots, 1) if s is not None), default=1) if from_snapshot else 1
     done = disk.snapshots[start - 1] or ()
     for epoch in range(start, len(disk.log) + 1):
-        if record_at(disk.log, epoch + 1, 1) is None:
-            row = disk.log[epoch - 1]
-            if not row or None in row:
-                return None
-            end = row.index(SEAL) if SEAL in row else len(row)
-            return done + tasks_in(row[:end])
         whole = whole_epoch(disk, epoch)
-        if whole is None:
+        if whole is not None:
+            done += tasks_in(whole)
+            continue
+        row = disk.log[epoch - 1]
+        if record_at(disk.log, epoch + 1, 1) is not None or not row or None in row:
             return None
-        done += tasks_in(whole)
+        end = row.index(SEAL) if SEAL in row else len(row)
+        return done + tasks_in(row[:end])
     return done
 
 
-def stale_readings(disk: Disk) -> Iterator[Process]:
+def stale_readings(disk: Disk) -> set[Process]:
     """Every position at which a standby may believe that the log ends: any prefix, from any start."""
     newest = max((e for e, s in enumerate(disk.snapshots, 1) if s is not None), default=1)
-    for start in {1, newest}:
-        done = disk.snapshots[start - 1] or ()
-        for epoch in range(start, len(disk.log) + 1):
-            row = disk.log[epoch - 1]
-            seen = done
-            for number, record in enumerate(row, 1):
-                if record is None:
-                    break
-                if record == SEAL:
-                    yield Process("open", epoch, number, seen)
-                    break
-                seen += (record,) if record >= 0 else ()
-                yield Process("seal", epoch, number, seen)
-            whole = whole_epoch(disk, epoch)
-            if whole is None:
+    return {reading for start in {1, newest} for reading in _readings_from(disk, start)}
+
+
+def _readings_from(disk: Disk, start: int) -> Iterator[Process]:
+    done = disk.snapshots[start - 1] or ()
+    for epoch in range(start, len(disk.log) + 1):
+        seen = done
+        for number, record in enumerate(disk.log[epoch - 1], 1):
+            if record is None:
                 break
-            done += tasks_in(whole)
+            if record == SEAL:
+                yield Process("open", epoch, number, seen)
+                break
+            seen += (record,) if record >= 0 else ()
+            yield Process("seal", epoch, number, seen)
+        whole = whole_epoch(disk, epoch)
+        if whole is None:
+            break
+        done += tasks_in(whole)
 
 
 # -- steps --------------------------------------------------------------------------------------
@@ -220,8 +224,10 @@ def stale_readings(disk: Disk) -> Iterator[Process]:
 def moves(disk: Disk, process: Process, rules: Rules, size: Size) -> Iterator[Move]:
     """Everything that `process` may do next."""
     role = process.role
-    if role == "idle":
+    if role == "idle" and size.standbys_remember:
         yield from _read(disk, process, rules, size)
+    elif role == "idle":
+        yield from _read_and_put(disk, process, rules, size)
     elif role == "seal":
         yield from _seal(disk, process)
     elif role in ("open", "rolled"):
@@ -248,16 +254,34 @@ def power_cut(disk: Disk) -> Disk:
 
 def _read(disk: Disk, process: Process, rules: Rules, size: Size) -> Iterator[Move]:
     for reading in stale_readings(disk):
-        if reading.epoch >= size.epochs and reading.role == "open":
-            continue
-        role = reading.role
-        if rules.trusts_lock:
-            role = "own"
-        elif role == "seal" and not rules.seals and reading.epoch < size.epochs:
-            role = "open"
-        yield Move(
-            f"read to {reading.epoch}/{reading.number}", disk, reading._replace(role=role, keeper=process.keeper)
-        )
+        if reading.epoch < size.epochs or reading.role != "open":
+            after = _believes(reading, rules)._replace(keeper=process.keeper)
+            yield Move(f"read to {reading.epoch}/{reading.number}", disk, after)
+
+
+def _believes(reading: Process, rules: Rules) -> Process:
+    """What a standby makes of a reading."""
+    if rules.trusts_lock:
+        return reading._replace(role="own")
+    return reading if rules.seals else reading._replace(role="open")
+
+
+def _read_and_put(disk: Disk, process: Process, rules: Rules, size: Size) -> Iterator[Move]:
+    """A reading as of any earlier moment, and the put that it leads to."""
+    ever = disk._replace(log=disk.first)
+    for reading in stale_readings(disk) | stale_readings(ever):
+        standby = _believes(reading, rules)._replace(keeper=process.keeper)
+        if standby.role == "own":
+            yield Move(f"read to {reading.epoch}/{reading.number}", disk, standby)
+        elif standby.role == "open":
+            yield from _open(disk, standby, rules)
+        else:
+            for move in _seal(disk, standby):
+                if move.disk == disk:
+                    continue  # it walks on: that is a reading which shows one file more
+                if record_at(disk.first, standby.epoch, standby.number + 1) is None:
+                    move = move._replace(process=_gives_up(standby))  # anybody may read this SEAL
+                yield move
 
 
 def _put(disk: Disk, epoch: int, number: int, record: int) -> Disk | None:
@@ -435,16 +459,15 @@ def _without(disk: Disk, doomed: Doomed) -> Disk:
 # -- what must hold ---------------------------------------------------------------------------------
 
 
-def check_disk(disk: Disk, rules: Rules) -> None:
-    """Every reader reads the truth, also when any two snapshots or archives are damaged."""
+def check_disk(disk: Disk, rules: Rules, damaged_max: int) -> None:
+    """Every reader reads the truth, also when any `damaged_max` snapshots and archives are damaged."""
     truth = history(disk)
-    if len(set(truth)) != len(truth):
-        raise Violation(f"a task was committed twice: {truth}")
-    if fresh_reading(disk, from_snapshot=False) != truth:
-        raise Violation(f"the history reads as {fresh_reading(disk, from_snapshot=False)}, it was {truth}")
+    found = fresh_reading(disk, from_snapshot=False)
+    if found != truth:
+        raise Violation(f"the history reads as {found}, it was {truth}")
     files = [("snapshots", e) for e, s in enumerate(disk.snapshots) if s is not None]
     files += [("archives", e) for e, a in enumerate(disk.archives) if a is not None]
-    for count in range(3):
+    for count in range(damaged_max + 1):
         for damaged in combinations(files, count):
             found = fresh_reading(_damage(disk, damaged))
             if found is None or set(found) != set(truth):
@@ -456,12 +479,15 @@ def check_disk(disk: Disk, rules: Rules) -> None:
 
 
 def check_acknowledged(disk: Disk, acknowledged: Tasks) -> None:
-    """What was reported as safe is in the history, once."""
+    """What was reported as safe is in the history, and nothing is there or was reported twice."""
+    truth = history(disk)
+    if len(set(truth)) != len(truth):
+        raise Violation(f"a task was committed twice: {truth}")
     if len(set(acknowledged)) != len(acknowledged):
         raise Violation(f"a task was acknowledged twice: {acknowledged}")
-    lost = set(acknowledged) - set(history(disk)) if not disk.volatile else set()
+    lost = set(acknowledged) - set(truth)
     if lost:
-        raise Violation(f"acknowledged tasks {sorted(lost)} are not in the history {history(disk)}")
+        raise Violation(f"acknowledged tasks {sorted(lost)} are not in the history {truth}")
 
 
 def check_growth(before: Disk, after: Disk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pytest
 from hypothesis import given
@@ -73,8 +74,6 @@ json_objects = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_
 
 @given(json_objects, st.integers(0, 10**9), st.integers(0, 10**9), st.sampled_from([None, 2]))
 def test_views_round_trip(content: dict[str, object], epoch: int, commit: int, indent: int | None) -> None:
-    import json
-
     raw = views.wrap(json.dumps(content, indent=indent).encode(), (epoch, commit))
     position, document = views.unwrap(raw, "view")
     assert position == (epoch, commit)

@@ -15,7 +15,6 @@ import os
 import sys
 import time
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +132,7 @@ def _namespace(seed: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, int], Outcome]]:
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Outcome]:
     """What became of every block."""
     if seed_text("000") is None:
         pytest.skip("the seeds are not at hand (looked for ../shared/seeds)")
@@ -152,7 +151,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[st
         os.chdir(home)
         runtime_module.close_default()
         sys.modules.pop("seed_script", None)
-    yield found
+    return found
 
 
 _ALL = [block for seed in COUNTS for block in blocks_of(seed)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 
 import pytest
 
+from routilux_mp._storage import put
 from routilux_mp._storage.log import Tenure
 from routilux_mp._storage.store import Store
-from routilux_mp.errors import OutcomeUnknown, RoutiluxError, StorageBlocked, StorageError
+from routilux_mp.errors import Fenced, OutcomeUnknown, RoutiluxError, StorageBlocked, StorageError, UsageError
 from tests.support.faulty import Crashed, FaultyFiles
 from tests.support.memory import MemoryFiles
 from tests.support.stores import BASE, JOB, committed, make_store, truth
@@ -231,23 +231,20 @@ def test_sealing_on_a_full_disk_uses_the_ballast() -> None:
 
 def test_a_roll_that_was_blocked_in_the_middle_goes_on() -> None:
     """The SEAL stands, the OPEN did not fit: the next roll or commit opens the epoch."""
-    for go_on in (lambda t: t.roll(b"state"), lambda t: None):
-        disk = MemoryFiles()
-        fs = FaultyFiles(disk)
-        tenure = make_store(fs).create(JOB, b"{}")
-        tenure.commit([b"1"])
-        fs.__init__(disk, 2, error=errno.ENOSPC, only=lambda name, args: name == "create_unnamed")  # type: ignore[misc]
-        with pytest.raises(StorageBlocked):
-            tenure.roll(b"state")
-        assert tenure.next_position() == (2, 2)
-        resume: Callable[[Tenure], None] = go_on
-        resume(tenure)
-        assert tenure.next_position() == (2, 2)
-        tenure.commit([b"2"])
-        assert (tenure.epoch, tenure.number) == (2, 2)
-        tenure.housekeep()
-        assert make_store(disk).read(JOB).snapshot == b"state"
-        assert truth(disk) == [b"1", b"2"]
+    disk = MemoryFiles()
+    fs = FaultyFiles(disk)
+    tenure = make_store(fs).create(JOB, b"{}")
+    tenure.commit([b"1"])
+    fs.__init__(disk, 2, error=errno.ENOSPC, only=lambda name, args: name == "create_unnamed")  # type: ignore[misc]
+    with pytest.raises(StorageBlocked):
+        tenure.roll(b"state")
+    assert tenure.next_position() == (2, 2)
+    tenure.roll(b"state")
+    assert tenure.next_position() == (2, 2)
+    tenure.commit([b"2"])
+    tenure.housekeep()
+    assert make_store(disk).read(JOB).snapshot == b"state"
+    assert truth(disk) == [b"1", b"2"]
 
 
 @pytest.mark.parametrize(("error", "when"), FAULTS)
@@ -295,3 +292,61 @@ def test_housekeeping_gives_up_after_a_failed_directory_fsync() -> None:
     tenure.housekeep()
     assert set(before) <= set(disk.files(BASE))
     assert truth(disk) == [b"x"] * 3
+
+
+def test_mutant_an_unknown_outcome_taken_for_blocked_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(put, "outcome_unknown", put.blocked)
+    with pytest.raises((AssertionError, RoutiluxError)):
+        test_before_link_blocked_from_link_on_unknown(errno.EIO, "after", True)
+
+
+def test_a_commit_goes_on_with_a_blocked_roll() -> None:
+    disk = MemoryFiles()
+    fs = FaultyFiles(disk)
+    tenure = make_store(fs).create(JOB, b"{}")
+    fs.__init__(disk, 2, error=errno.ENOSPC, only=lambda name, args: name == "create_unnamed")  # type: ignore[misc]
+    with pytest.raises(StorageBlocked):
+        tenure.roll(b"state")
+    tenure.commit([b"1"])
+    assert (tenure.epoch, tenure.number) == (2, 2)
+    assert make_store(disk).read(JOB).commit == 2
+
+
+def test_a_seal_goes_on_with_a_blocked_roll() -> None:
+    disk = MemoryFiles()
+    fs = FaultyFiles(disk)
+    tenure = make_store(fs).create(JOB, b"{}")
+    fs.__init__(disk, 2, error=errno.ENOSPC, only=lambda name, args: name == "create_unnamed")  # type: ignore[misc]
+    with pytest.raises(StorageBlocked):
+        tenure.roll(b"state")
+    tenure.seal("ended")
+    log = make_store(disk).read(JOB)
+    assert (log.epoch, log.seal_reason) == (2, "ended")
+
+
+def test_a_roll_that_lost_its_next_epoch_is_fenced() -> None:
+    """A rival opened the epoch between this owner's SEAL and its OPEN."""
+    disk = MemoryFiles()
+    fs = FaultyFiles(disk)
+    tenure = make_store(fs, seed=1).create(JOB, b"{}")
+    fs.__init__(  # type: ignore[misc]
+        disk,
+        2,
+        action=lambda: make_store(disk, seed=2).take_over(JOB)[1].commit([b"rival"]),
+        only=lambda name, args: name == "link_unnamed",
+    )
+    with pytest.raises(Fenced, match="opened epoch 2 while this one rolled"):
+        tenure.roll(b"state")
+    with pytest.raises(Fenced):
+        tenure.commit([b"late"])
+    assert truth(disk) == [b"rival"]
+
+
+def test_a_commit_above_the_limit_is_refused_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = MemoryFiles()
+    tenure = make_store(disk).create(JOB, b"{}")
+    monkeypatch.setattr("routilux_mp._storage.log.COMMIT_FILE_BYTES_MAX", 1_000)
+    with pytest.raises(UsageError, match="put large data into blobs"):
+        tenure.commit([bytes(1_000)])
+    tenure.commit([b"small"])
+    assert truth(disk) == [b"small"]

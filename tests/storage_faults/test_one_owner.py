@@ -10,6 +10,7 @@ import pytest
 
 from routilux_mp._storage import reader, takeover
 from routilux_mp._storage.frames import OPEN, SEAL
+from routilux_mp._storage.housekeeping import Housekeeper
 from routilux_mp._storage.log import Tenure
 from routilux_mp._storage.put import Putter
 from routilux_mp.errors import Fenced, RoutiluxError, UsageError
@@ -352,8 +353,6 @@ def test_collection_keeps_what_it_must() -> None:
 
 
 def test_mutant_a_collection_of_seals_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from routilux_mp._storage.housekeeping import Housekeeper
-
     def too_much(self: Housekeeper, epoch: int) -> None:
         for name in self._place.names("epochs", f"e{epoch:07d}"):
             self._unlink(name, "epochs", f"e{epoch:07d}")
@@ -364,8 +363,6 @@ def test_mutant_a_collection_of_seals_is_caught(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_mutant_a_collection_with_one_snapshot_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from routilux_mp._storage.housekeeping import Housekeeper
-
     real = Housekeeper._kept_snapshots
     monkeypatch.setattr(Housekeeper, "_kept_snapshots", lambda self: real(self)[:1] * 2)
     with pytest.raises((AssertionError, RoutiluxError)):
@@ -469,3 +466,25 @@ def test_commits_beside_housekeeping() -> None:
         tenure.housekeep()
     assert truth(disk) == expected
     assert len([path for path in disk.files(BASE) if "/epochs/" in path]) < 100
+
+
+def test_mutant_a_collection_without_an_archive_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_looking(self: Housekeeper, epoch: int) -> None:
+        for number in range(2, 5):
+            self._unlink(f"c{number:08d}", "epochs", f"e{epoch:07d}")
+
+    monkeypatch.setattr(Housekeeper, "_archive", lambda self: None)
+    monkeypatch.setattr(Housekeeper, "_is_archived", lambda self, epoch: True)
+    monkeypatch.setattr(Housekeeper, "_delete_commits", without_looking)
+    with pytest.raises((AssertionError, RoutiluxError)):
+        collection_keeps_what_it_must()
+
+
+def test_mutant_a_collection_in_the_living_epoch_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def also_the_living(self: Housekeeper) -> None:
+        self._unlink("c00000002", "epochs", f"e{self._epoch - 1:07d}")
+        self._unlink("c00000002", "epochs", f"e{self._epoch:07d}")
+
+    monkeypatch.setattr(Housekeeper, "_collect", also_the_living)
+    with pytest.raises((AssertionError, RoutiluxError)):
+        collection_keeps_what_it_must()

@@ -12,29 +12,11 @@ from typing import Any, Literal
 
 When = Literal["before", "after"]
 
-OPERATIONS = frozenset(
-    [
-        "open_root",
-        "open_dir",
-        "make_dir",
-        "names",
-        "entries",
-        "create",
-        "create_unnamed",
-        "write",
-        "fsync",
-        "close",
-        "link",
-        "link_unnamed",
-        "replace",
-        "unlink",
-        "read",
-        "read_range",
-        "map",
-    ]
-)
 #: Operations that change nothing on the disk.
-READING = frozenset(["open_root", "open_dir", "names", "entries", "close", "read", "read_range", "map"])
+READING = frozenset({"open_root", "open_dir", "names", "entries", "close", "read", "read_range", "map"})
+OPERATIONS = READING | {
+    "make_dir", "create", "create_unnamed", "write", "overwrite", "fsync", "link", "link_unnamed", "replace", "unlink"
+}  # fmt: skip
 
 
 class Crashed(BaseException):

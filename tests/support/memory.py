@@ -122,6 +122,13 @@ class MemoryFiles:
             elif isinstance(node, File):
                 node.durable = bytes(node.data)
 
+    def overwrite(self, name: str, at: int, data: bytes) -> None:
+        with self._lock:
+            node = self._node(name, at)
+            if not isinstance(node, File):
+                raise NotARegularFile(errno.EINVAL, "not a regular file", name)
+            node.data[:] = data
+
     def close(self, handle: int) -> None:
         with self._lock:
             del self.handles[handle]

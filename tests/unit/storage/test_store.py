@@ -248,7 +248,7 @@ def test_the_probe_finds_the_best_way() -> None:
 def test_without_links_only_a_single_host_may_write() -> None:
     disk = MemoryFiles()
     disk.can_link = False
-    with pytest.raises(MultiHostUnsupported, match="hard links do not work here.*single_host=True"):
+    with pytest.raises(MultiHostUnsupported, match=r"hard links do not work here.*single_host=True"):
         make_store(disk).create(JOB, b"{}")
     assert JOB not in disk.node("root").names  # type: ignore[union-attr]
     store = make_store(disk, single_host=True)

@@ -1,0 +1,42 @@
+"""Where a job starts, and whether it has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._core.topology import Topology
+from .status import JobStatus
+
+if TYPE_CHECKING:
+    from ._core.view import JobView
+    from .job_state import JobState
+
+#: The slot that ``execute`` activates.
+TRIGGER = "trigger"
+
+
+def entry_of(topology: Topology) -> tuple[str | None, str | None]:
+    """Where ``exec`` starts: the first ``trigger``, else the first slot of the first routine that nothing feeds."""
+    for routine in topology.routines:
+        if TRIGGER in routine.slots:
+            return routine.routine_id, TRIGGER
+    fed = {connection.target for connection in topology.connections}
+    for number, routine in enumerate(topology.routines):
+        if number not in fed and routine.slots:
+            return routine.routine_id, routine.slots[0]
+    return None, None
+
+
+def has_begun(view: JobView) -> bool:
+    """Whether the entry was dispatched (or nothing will be, for now)."""
+    if view.is_terminal or view.status == "paused" or view.running or view.activations or view.blocked is not None:
+        return True
+    return view.entry < 0 or view.history_count > 1
+
+
+def refused(state: JobState, routine_id: str, reason: str) -> JobState:
+    """The state of a job that cannot even start."""
+    state.update_routine_state(routine_id, {"status": "failed", "error": reason})
+    state.record_execution(routine_id, "error", {"error": reason})
+    state.status = JobStatus.FAILED
+    return state

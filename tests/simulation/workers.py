@@ -1,0 +1,341 @@
+"""Virtual workers: they obey the rules of real ones, one small step at a time, whenever chance lets them.
+
+``SimBackend`` is a real :class:`Backend` to the loop. What a worker has said travels in order and
+arrives whenever chance says so; when it dies, what it had not said is lost.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from routilux_mp._core.batch import Batch
+from routilux_mp._core.effects import GoOn, Revoke, Work
+from routilux_mp._core.job import Key, ListValue
+from routilux_mp._core.stimuli import Completion, Emit, Failure, StateOp
+from routilux_mp.backends.base import Code, Died, Event, Exit, Forget, JobInfo, Message, Report, Started
+
+from .flows import decode, encode, outcome, tokens
+
+if TYPE_CHECKING:
+    from .world import World
+
+UNANSWERED_MAX = 4
+Performance = tuple[str, int, int, int, bytes | None]  # (job, routine, number, attempt, cursor)
+
+
+class Given(tuple[str, Work, list[list[int]], list[int]]):
+    """Work as it arrives at a worker: (job, work, values per activation, number per activation)."""
+
+    __slots__ = ()
+
+
+class Current:
+    """The dispatch a worker is at."""
+
+    def __init__(self, job_id: str, work: Work, inputs: list[list[int]], seqs: list[int]) -> None:
+        self.job_id, self.work, self.inputs, self.seqs = job_id, work, inputs, seqs
+        self.index = 0
+        self.is_running = False
+        self.segments: deque[tuple[tuple[tuple[int, int], ...], int | None]] = deque()
+        self.end = "ok"
+        self.unanswered = 0
+        self.attempt, self.resume = work.attempt, work.cursor
+        self.performed: list[Performance] = []  # begun since the last report
+        self.clear()
+
+    def clear(self) -> None:
+        self.done = 0
+        self.emits: list[tuple[int, int]] = []
+        self.ops: list[StateOp] = []
+        self.reads: tuple[Key, ...] = ()
+        self.cursor: bytes | None = None
+        self.busy_ns = 0
+        self.performed = self.performed[-1:] if self.is_running else []
+
+
+class SimWorker:
+    def __init__(self, world: World, number: int, code_id: str) -> None:
+        self.world, self.rng = world, world.rng
+        self.number, self.code_id = number, code_id
+        self.is_alive, self.is_started, self.is_stopping = True, False, False
+        self.inbox: deque[Any] = deque()
+        self.outbox: deque[tuple[Event, list[Performance]]] = deque()
+        self.queue: deque[Given] = deque()
+        self.page = (0, -1, 0)
+        self.is_hanging = False
+        self.revoked = 0  # as the page says; the message itself may come later
+        self.revoked_read = 0
+        self.drop_until = 0  # after a failure everything is dropped until a Revoke of at least this
+        self.jobs: dict[str, dict[Key, Any]] = {}
+        self.current: Current | None = None
+
+    # -- one step -----------------------------------------------------------------------------
+
+    def can_step(self) -> bool:
+        if not self.is_alive or self.is_hanging:
+            return False
+        if not self.is_started or self.inbox:
+            return True
+        if self.current is not None:
+            return not self.is_waiting
+        return bool(self.queue) or self.is_stopping
+
+    @property
+    def is_waiting(self) -> bool:
+        """A generator that is too far ahead of the supervisor."""
+        c = self.current
+        return c is not None and c.unanswered >= UNANSWERED_MAX and self.revoked < c.work.dispatch
+
+    def step(self) -> None:
+        if not self.is_started:
+            self.is_started = True
+            self.say(Started(self.number, 1000 + self.number))
+        elif self.inbox and (self.rng.random() < 0.5 or (self.current is None and not self.queue) or self.is_waiting):
+            self.read(self.inbox.popleft())
+        elif self.current is not None:
+            if not self.is_waiting:
+                self.advance(self.current)
+        elif self.queue:
+            self.begin_dispatch()
+        elif self.is_stopping:
+            self.die(is_blameless=True, detail="told to stop")
+
+    def read(self, message: Any) -> None:
+        match message:
+            case Given():
+                if not self.drop_until:
+                    self.queue.append(message)
+            case GoOn(_, dispatch):
+                if self.current is not None and self.current.work.dispatch == dispatch and self.current.unanswered:
+                    self.current.unanswered -= 1
+            case Revoke(_, dispatch):
+                self.revoked_read = max(self.revoked_read, dispatch)
+                if self.drop_until and dispatch >= self.drop_until:
+                    self.drop_until = 0
+            case JobInfo():
+                self.jobs.setdefault(message.job_id, {})
+            case Forget(job_id):
+                self.jobs.pop(job_id, None)
+            case "stop":
+                self.is_stopping = True
+
+    def begin_dispatch(self) -> None:
+        job_id, work, inputs, seqs = self.queue.popleft()
+        if job_id not in self.jobs:
+            return  # it was forgotten: nobody waits for it
+        cache = self.jobs[job_id]
+        if work.is_reset:
+            cache.clear()
+        for scope, key, value in work.state:
+            if value is None:
+                cache.pop((scope, key), None)
+            else:
+                cache[(scope, key)] = ListValue(value.base, list(value.items)) if isinstance(value, ListValue) else value
+        self.current = Current(job_id, work, inputs, seqs)
+        self.advance(self.current)
+
+    def advance(self, c: Current) -> None:
+        if not c.is_running:
+            if c.index == len(c.inputs) or self.revoked >= c.work.dispatch:
+                self.end_dispatch(c)
+            else:
+                self.begin_activation(c)
+            return
+        if c.segments:
+            self.segment(c, *c.segments.popleft())
+        elif c.end == "hang":
+            self.is_hanging = True
+        elif c.end == "poison":
+            self.die(is_blameless=False, detail="poison")
+        else:
+            self.fail(c)
+        if self.current is c and c.done and self.rng.random() < 0.2:
+            self.report(c)  # what is finished may be sent at any time
+
+    def begin_activation(self, c: Current) -> None:
+        if c.index:
+            c.attempt, c.resume = 1, None
+        self.page = (c.work.dispatch, c.index, self.world.clock.now)
+        performance = (c.job_id, c.work.routine, c.seqs[c.index], c.attempt, c.resume)
+        self.world.audit.begins(performance, c.work.dispatch)
+        c.performed.append(performance)
+        c.is_running = True
+        program = self.world.program(c.job_id, c.work.routine)
+        result = outcome(program, c.inputs[c.index], c.attempt, None if c.resume is None else int(c.resume))
+        c.segments, c.end, c.unanswered = deque(result.segments), result.end, 0
+
+    def segment(self, c: Current, out: tuple[tuple[int, int], ...], cursor: int | None) -> None:
+        """The activation goes on to its next cursor, or to its end."""
+        program = self.world.program(c.job_id, c.work.routine)
+        mine = tokens(program, c.inputs[c.index]) if cursor is None else []
+        ops, reads = self.state(c, program, len(out) + len(mine), mine)
+        if reads and (c.done or c.cursor is not None):
+            self.report(c)  # a conflict must concern one activation only
+        c.emits += out
+        c.ops += ops
+        c.reads = reads
+        c.busy_ns += program.pace_ns
+        if cursor is not None:
+            c.cursor = b"%d" % cursor
+            if reads or self.rng.random() < 0.5:
+                self.report(c)
+            if self.revoked >= c.work.dispatch:
+                c.is_running = False  # a generator stops at its next yield
+                self.end_dispatch(c)
+            return
+        c.done += 1
+        c.cursor = None
+        c.index += 1
+        c.is_running = False
+        if reads and c.index < len(c.inputs):
+            self.report(c)
+        if c.index == len(c.inputs):
+            self.end_dispatch(c)
+
+    def state(self, c: Current, program: Any, amount: int, mine: list[int]) -> tuple[list[StateOp], tuple[Key, ...]]:
+        """What this part of an activation does to shared state, seen through this worker's copy of it."""
+        cache, spec = self.jobs[c.job_id], self.world.spec(c.job_id, c.work.routine)
+        ops: list[StateOp] = []
+        reads: list[Key] = []
+        for kind in program.state:
+            if kind in ("own", "shared"):
+                key = (spec.routine_id, "count") if kind == "own" else ("", program.key)
+                if not key[0] or spec.workers != 1:
+                    reads.append(key)
+                value = cache.get(key, 0) + amount
+                ops.append(StateOp("set", *key, value))
+                cache[key] = value
+            elif kind == "add":
+                ops.append(StateOp("increment", "", program.key, amount))
+                cache[("", program.key)] = cache.get(("", program.key), 0) + amount
+            elif kind == "append":
+                ops += [StateOp("append", "", "list", encode([token])) for token in mine]
+            else:
+                ops += [StateOp("log", "", "", b"entry") for _ in mine]
+        return ops, tuple(reads)
+
+    def end_dispatch(self, c: Current) -> None:
+        self.page = (0, -1, 0)
+        self.report(c, is_last=True)
+        self.current = None
+
+    def fail(self, c: Current) -> None:
+        failure = Failure("error", "Flaw", c.end, "", c.end != "fatal")
+        c.is_running = False
+        self.page = (0, -1, 0)
+        self.report(c, is_last=True, failure=failure)
+        self.current = None
+        dispatch = c.work.dispatch
+        if self.revoked_read < dispatch:
+            self.queue.clear()
+            self.drop_until = dispatch
+        while self.queue and self.queue[0][1].dispatch <= self.revoked_read:
+            self.queue.popleft()
+
+    def report(self, c: Current, *, is_last: bool = False, failure: Failure | None = None) -> None:
+        completion = Completion(
+            c.work.dispatch, c.done, tuple(self.batches(c.emits)), tuple(c.ops), c.reads, c.cursor, failure, is_last, c.busy_ns
+        )
+        if c.cursor is not None:
+            c.unanswered += 1
+        self.say(Report(self.number, completion, c.job_id), c.performed)
+        c.clear()
+
+    def batches(self, out: list[tuple[int, int]]) -> list[Emit]:
+        """Per event in order, cut into batches as chance has it."""
+        emits: list[Emit] = []
+        for event in dict.fromkeys(e for e, _ in out):
+            values = [v for e, v in out if e == event]
+            while values:
+                size = self.rng.randint(1, 6)
+                emits.append(Emit(event, Batch(len(values[:size]), encode(values[:size]))))
+                del values[:size]
+        return emits
+
+    def say(self, event: Event, performed: list[Performance] | None = None) -> None:
+        self.outbox.append((event, performed or []))
+
+    def die(self, *, is_blameless: bool, detail: str) -> None:
+        """The process is gone: what it had not said is lost."""
+        if not self.is_alive:
+            return
+        self.is_alive, self.is_hanging = False, False
+        if self.current is not None:
+            self.world.audit.lost(self.current.performed, self.current.work.dispatch)
+        self.say(Died(self.number, Exit(1000 + self.number, is_blameless=is_blameless, detail=detail)))
+        self.inbox.clear()
+        self.queue.clear()
+
+
+class SimBackend:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.workers: dict[int, SimWorker] = {}
+
+    def prepare(self) -> None:
+        pass
+
+    def load(self, code: Code) -> None:
+        pass
+
+    def start(self, worker: int, code_id: str) -> None:
+        assert worker not in self.workers, "a worker's number was used before"
+        self.workers[worker] = SimWorker(self.world, worker, code_id)
+
+    def send(self, worker: int, message: Message, job_id: str = "") -> None:
+        w = self.workers[worker]
+        if isinstance(message, Revoke):
+            w.revoked = max(w.revoked, message.dispatch)
+        if not w.is_alive:
+            return
+        if isinstance(message, Work):
+            given = _given(job_id, message)
+            self.world.audit.given(given)
+            w.inbox.append(given)
+        else:
+            w.inbox.append(message)
+
+    def poll(self, timeout_s: float | None) -> list[Event]:
+        return self.world.act(timeout_s)
+
+    def wake(self) -> None:
+        pass
+
+    def running(self, worker: int) -> tuple[int, int, int]:
+        w = self.workers[worker]
+        dispatch, index, start = w.page
+        # Only what hangs takes long: everything else runs while the clock of the simulation stands.
+        return (dispatch, index, start if w.is_hanging else self.world.clock.now)
+
+    def set_lease(self, deadline_ns: int) -> None:
+        pass
+
+    def kill(self, worker: int) -> None:
+        self.workers[worker].die(is_blameless=True, detail="killed by the supervisor")
+
+    def stop(self, worker: int) -> None:
+        self.workers[worker].inbox.append("stop")
+
+    def close(self) -> None:
+        pass
+
+
+def _given(job_id: str, work: Work) -> Given:
+    """Values are copied out now, as the message to a real worker is."""
+    if work.is_group:
+        values: list[int] = []
+        for part in work.parts:
+            values += _values(part.batch, part.start, part.count)
+        return Given((job_id, work, [values], list(work.seqs)))
+    inputs: list[list[int]] = []
+    seqs: list[int] = []
+    for part, seq in zip(work.parts, work.seqs, strict=True):
+        inputs += [[value] for value in _values(part.batch, part.start, part.count)]
+        seqs += range(seq, seq + part.count)
+    return Given((job_id, work, inputs, seqs))
+
+
+def _values(batch: Batch, start: int, count: int) -> list[int]:
+    assert batch.data is not None, "a batch was sent whose bytes are not in memory"
+    return decode(batch.data)[start : start + count]

@@ -1,0 +1,326 @@
+"""Transactions without processes: what is in a report, and that a failed attempt is in none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from routilux_mp import context
+from routilux_mp._core.stimuli import Completion
+from routilux_mp._core.topology import RoutineSpec, Topology
+from routilux_mp._serialization.batch import decode_batch
+from routilux_mp._serialization.items import MARKED, PLAIN, WHOLE, encode_item, flat_packer, join_items
+from routilux_mp._worker.failures import describe
+from routilux_mp._worker.jobs import JobHere, RoutineHere
+from routilux_mp._worker.liveness import INDEX, LEASE_NS, Page
+from routilux_mp._worker.spill import PayloadReader, is_reference, referred_blob
+from routilux_mp._worker.transaction import HandedBack, Transaction
+from routilux_mp._worker.wire import JobInfo
+from routilux_mp.errors import CheckpointDamaged, EmissionNotSerializable, StorageBlocked
+from routilux_mp.routine import Routine
+
+
+class Own:
+    """Gives out one routine object."""
+
+    def __init__(self, routine: Routine) -> None:
+        self._routine = routine
+
+    def routine(self, routine_id: str) -> Routine:
+        return self._routine
+
+
+class Bench:
+    """A transaction in the middle of a dispatch."""
+
+    def __init__(self, **info: Any) -> None:
+        self.sent: list[Completion] = []
+        self.page = Page()
+        self.transaction = Transaction(
+            lambda job_id, completion: self.sent.append(completion), self.page.numbers, self.wait
+        )
+        self.transaction.lock.acquire()
+        self.waits = 0
+        topology = Topology("f", "concurrent", (RoutineSpec("r", "R", ("in",), ("a", "b")),), ())
+        routine = Routine()
+        routine.add_event("a")
+        routine.add_event("b")
+        info.setdefault("flush_ms", 1e6)
+        self.job = JobHere(JobInfo("j", "c", "f", topology.to_plain(), **info), Own(routine))
+        self.routine: RoutineHere = self.job.routine(0)
+        self.transaction.open(self.job, self.routine, 1, 1000)
+
+    def wait(self) -> None:
+        self.waits += 1
+        self.transaction.unanswered = 0
+
+    def emit(self, event: str = "a", **values: Any) -> None:
+        """As a handler does, with the lock free."""
+        self.transaction.enter_handler()
+        try:
+            self.transaction.emit(self.routine.object, event, values)
+        finally:
+            self.transaction.leave_handler()
+
+    def finish(self) -> None:
+        self.transaction.succeed(time.monotonic_ns())
+
+    def values(self, completion: Completion, event: int = 0) -> list[Any]:
+        reader = PayloadReader(self.job.info.blob_dir)
+        return [
+            value for emit in completion.emits if emit.event == event
+            for value in decode_batch(reader.open(emit.batch.data or b""), None, b"")
+        ]  # fmt: skip
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.page.close()
+
+
+def test_nothing_is_sent_before_it_is_finished(bench: Bench) -> None:
+    bench.emit(n=1)
+    bench.transaction.flush()
+    assert bench.sent == []
+    bench.finish()
+    bench.transaction.flush()
+    assert [(c.done, bench.values(c)) for c in bench.sent] == [(1, [{"n": 1}])]
+
+
+def test_a_rolled_back_activation_is_in_no_report(bench: Bench) -> None:
+    bench.emit(n=1)
+    bench.finish()
+    bench.emit(n=2)
+    bench.emit("b", n=2)
+    bench.transaction.job_state.increment("x")
+    bench.transaction.rollback()
+    bench.emit(n=3)
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    [report] = bench.sent
+    assert (report.done, report.ops, bench.values(report), bench.values(report, 1)) == (2, (), [{"n": 1}, {"n": 3}], [])
+
+
+def test_without_the_rollback_it_would_be_there(bench: Bench) -> None:
+    bench.emit(n=1)
+    bench.finish()
+    bench.emit("b", n=2)
+    bench.transaction.job_state.increment("x")
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    [report] = bench.sent
+    assert bench.values(report, 1) == [{"n": 2}]
+    assert [op.op for op in report.ops] == ["increment"]
+
+
+def test_events_keep_their_own_order_and_kinds_mix(bench: Bench) -> None:
+    values: list[dict[str, Any]] = [
+        {"n": 1},
+        {"n": [1]},
+        {"n": (1, {2})},
+        {"n": 1 << 80},
+        {"n": "\ud800"},
+        {},
+        {"n": b"x"},
+    ]
+    for value in values:
+        bench.emit("b", **value)
+        bench.emit("a", x=1)
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    assert bench.values(bench.sent[0], 1) == values
+    assert bench.values(bench.sent[0], 0) == [{"x": 1}] * len(values)
+
+
+def test_late_sending_takes_what_is_finished_and_leaves_the_rest(bench: Bench) -> None:
+    bench.transaction.job.flush_ns = 0
+    bench.emit(n=1)
+    bench.finish()
+    bench.transaction.enter_handler()
+    bench.transaction.emit(bench.routine.object, "a", {"n": 2})
+    bench.transaction.flush_finished()
+    assert [bench.values(c) for c in bench.sent] == [[{"n": 1}]]
+    bench.transaction.flush_finished()
+    assert len(bench.sent) == 1  # there is nothing new
+    bench.transaction.leave_handler()
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    assert bench.values(bench.sent[-1]) == [{"n": 2}]
+
+
+def test_a_cursor_makes_what_came_before_it_permanent(bench: Bench) -> None:
+    bench.emit(n=1)
+    bench.transaction.commit_cursor(7)
+    bench.emit(n=2)
+    bench.transaction.rollback()
+    bench.transaction.flush(is_last=True)
+    [report] = bench.sent
+    assert (report.done, bench.values(report)) == (0, [{"n": 1}])
+    assert bench.routine.decode_cursor(report.cursor) == 7
+
+
+def test_a_cursor_is_not_reported_once_the_activation_has_returned(bench: Bench) -> None:
+    bench.transaction.commit_cursor(7)
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    assert [(c.done, c.cursor) for c in bench.sent] == [(1, None)]
+
+
+def test_commit_in_a_plain_handler_waits_when_it_is_far_ahead() -> None:
+    bench = Bench(flush_ms=0.0)
+    bench.page.numbers[INDEX] = 5
+    for cursor in range(8):
+        bench.transaction.enter_handler()
+        bench.transaction.commit(cursor)
+        bench.transaction.leave_handler()
+    assert bench.waits == 2
+    assert bench.page.numbers[INDEX] == 5
+    bench.page.close()
+
+
+def test_the_page_is_idle_while_a_report_is_sent(bench: Bench) -> None:
+    bench.page.numbers[INDEX] = 3
+    bench.finish()
+    bench.transaction.flush()
+    assert bench.page.running() == (0, -1, 0)
+
+
+def test_an_unknown_event_is_named(bench: Bench) -> None:
+    with pytest.raises(ValueError, match=r"Event 'c' not found in routine 'r'.*'a', 'b'"):
+        bench.emit("c", n=1)
+
+
+def test_a_caught_encoding_error_still_fails_the_activation() -> None:
+    bench = Bench(keys=(b"k" * 32,))
+    with pytest.raises(EmissionNotSerializable):
+        bench.emit(value=(i for i in ()))
+    with pytest.raises(EmissionNotSerializable, match="Routine 'r', event 'a'"):
+        bench.finish()
+    bench.transaction.rollback()
+    bench.finish()  # the next one is not touched by it
+    bench.page.close()
+
+
+def test_files_of_a_failed_activation_are_removed(bench: Bench, tmp_path: Path) -> None:
+    temporary = tmp_path / "half"
+    temporary.write_text("half")
+    bench.transaction.add_output(str(temporary), str(tmp_path / "whole"))
+    bench.transaction.rollback()
+    assert list(tmp_path.iterdir()) == []
+    bench.transaction.add_output(str(temporary), str(tmp_path / "whole"))
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    assert [op.value for op in bench.sent[0].ops] == [(str(temporary), str(tmp_path / "whole"))]
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Path:
+    folder = tmp_path / "job" / "blobs" / "e0000001"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_only_large_batches_are_spilled(blobs: Path) -> None:
+    bench = Bench(blob_dir=str(blobs), payload_inline_bytes_max=1000, batch_bytes_max=500)
+    for size in (10, 5000, 10):
+        bench.emit(data=b"x" * size)
+        bench.finish()
+    bench.transaction.flush(is_last=True)
+    kinds = [is_reference(emit.batch.data or b"") for c in bench.sent for emit in c.emits]
+    assert kinds.count(True) == 1
+    assert [len(v["data"]) for c in bench.sent for v in bench.values(c)] == [10, 5000, 10]
+    [file] = blobs.iterdir()
+    names = {referred_blob(emit.batch.data or b"") for c in bench.sent for emit in c.emits}
+    assert names - {None} == {f"e0000001/{file.name}"}
+    bench.page.close()
+
+
+def test_a_damaged_or_missing_blob_is_an_error(blobs: Path) -> None:
+    bench = Bench(blob_dir=str(blobs), payload_inline_bytes_max=1000)
+    bench.emit(data=b"x" * 5000)
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    reference = bench.sent[0].emits[0].batch.data or b""
+    [file] = blobs.iterdir()
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointDamaged):
+        PayloadReader(str(blobs)).open(reference)
+    file.unlink()
+    with pytest.raises(CheckpointDamaged, match="missing"):
+        PayloadReader(str(blobs)).open(reference)
+    with pytest.raises(CheckpointDamaged, match="no blobs"):
+        PayloadReader(None).open(reference)
+    bench.page.close()
+
+
+def test_a_full_disk_is_waited_for_until_the_work_is_revoked(blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(blob_dir=str(blobs), payload_inline_bytes_max=1000)
+    tries = []
+
+    def put(*_: Any) -> Any:
+        tries.append(1)
+        if len(tries) == 2:
+            bench.page.set_lease(1)
+        raise StorageBlocked
+
+    monkeypatch.setattr(bench.transaction._spiller, "put", put)
+    monkeypatch.setattr("routilux_mp._worker.transaction._BLOCKED_RETRY_S", 0.0)
+    bench.emit(data=b"x" * 5000)
+    bench.finish()
+    assert bench.page.numbers[LEASE_NS] == 0
+    with pytest.raises(HandedBack):
+        bench.transaction.flush()
+    assert len(tries) == 2
+    bench.transaction.discard()
+    bench.transaction.flush(is_last=True)
+    assert [(c.done, c.emits, c.is_last) for c in bench.sent] == [(0, (), True)]
+    bench.page.close()
+
+
+def test_items_join_to_what_a_batch_would_be() -> None:
+    pack = flat_packer()
+    assert decode_batch(join_items([pack({"n": n}) for n in range(3)], has_marks=False), None, b"") == [
+        {"n": n} for n in range(3)
+    ]
+    for count in (0, 1, 15, 16, 300, 70_000):
+        assert len(decode_batch(join_items([b"\x01"] * count, has_marks=False), None, b"")) == count
+    assert encode_item({"a": [1]}, None, b"")[1] == PLAIN
+    assert encode_item({"a": (1,)}, None, b"")[1] == MARKED
+    numpy = pytest.importorskip("numpy")
+    assert encode_item({"a": numpy.zeros(100_000)}, None, b"")[1] == WHOLE
+
+
+def test_a_failure_is_text_only() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    def raise_odd() -> None:
+        raise Odd
+
+    try:
+        raise_odd()
+    except Odd as error:
+        failure = describe(error, False)
+    assert failure.type_name.endswith("Odd")
+    assert "Odd" in failure.message
+    assert not failure.is_retryable
+    long = describe(ValueError("x" * 1_000_000), True)
+    assert len(long.message) < 10_000
+    assert len(long.traceback) < 100_000
+
+
+def test_the_running_activation_is_found_by_its_thread(bench: Bench) -> None:
+    assert context.current() is None
+    token = context.enter(bench.transaction)
+    assert context.current() is bench.transaction
+    context.leave(token)
+    assert context.current() is None
