@@ -61,6 +61,10 @@ class WriteThrough(dict[str, Any]):
         self._write = write
         self._delete = delete
 
+    def is_of(self, other: WriteThrough) -> bool:
+        """Whether both write to the same place."""
+        return self._write == other._write
+
     def __setitem__(self, key: str, value: Any) -> None:
         self._write(key, value)
         super().__setitem__(key, value)
@@ -101,3 +105,12 @@ class WriteThrough(dict[str, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (dict, (dict(self),))
+
+
+def replace_all(target: WriteThrough, content: Mapping[str, Any]) -> None:
+    """Make ``target`` have exactly this content."""
+    if isinstance(content, WriteThrough) and content.is_of(target):
+        return  # ``x.shared_data |= …`` has written it already
+    for key in target.keys() - content.keys():
+        del target[key]
+    target.update(content)

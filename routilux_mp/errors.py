@@ -122,6 +122,10 @@ class Fenced(LeaseError):
     """Another owner has taken the job over; nothing more can be committed here."""
 
 
+class HandedOver(LeaseError):
+    """The job was handed over, as it was asked for; whoever takes it goes on with it."""
+
+
 class JobOwned(LeaseError):
     """Another living supervisor owns the job."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._serialization.registry import Serializable, register_serializable
+from .errors import UsageError
 
 if TYPE_CHECKING:
     from .routine import Routine
@@ -29,9 +30,7 @@ class Event(Serializable):
     def emit(self, *args: Any, **kwargs: Any) -> None:
         """The same as ``routine.emit(event.name, …)``."""
         if self.routine is None:
-            raise ValueError(
-                f"Event '{self.name}' belongs to no routine; make it with routine.add_event('{self.name}')"
-            )
+            raise UsageError(f"Event '{self.name}' belongs to no routine; make it with routine.add_event")
         self.routine.emit(self.name, *args, **kwargs)
 
     def serialize(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ._documents import Document, document_from_json, document_to_json, write_js
 from ._history import ExecutionRecord, History, Timestamp
 from ._live import LiveJob
 from ._serialization.registry import Serializable, register_serializable
-from ._state_values import WriteThrough
+from ._state_values import WriteThrough, replace_all
 from ._waiting import Progress, wait_for_end, wait_until
 from .errors import DefinitionError, FlowMismatch, UsageError
 from .output import OutputHandler
@@ -175,9 +175,13 @@ class JobState(Serializable):
     # -- state ----------------------------------------------------------------------------------
 
     @property
-    def routine_states(self) -> dict[str, dict[str, Any]]:
+    def routine_states(self) -> WriteThrough:
         """State of every routine that has one. Setting an item writes that routine's state."""
         return WriteThrough(self._source.routine_states, self.update_routine_state, self._drop_routine_state)
+
+    @routine_states.setter
+    def routine_states(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        replace_all(self.routine_states, states)
 
     def get_routine_state(self, routine_id: str, default: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """A copy of a routine's state; ``default`` for one that was never activated."""
@@ -192,9 +196,13 @@ class JobState(Serializable):
         self._write("drop_routine_state", routine_id)
 
     @property
-    def shared_data(self) -> dict[str, Any]:
+    def shared_data(self) -> WriteThrough:
         """What all routines of the job share. Setting an item changes the job."""
         return WriteThrough(self._source.shared_data, self.update_shared_data, self._drop_shared)
+
+    @shared_data.setter
+    def shared_data(self, content: Mapping[str, Any]) -> None:
+        replace_all(self.shared_data, content)
 
     def get_shared_data(self, key: str, default: Any = None) -> Any:
         """A copy of one shared value."""

@@ -26,19 +26,20 @@ ANSWERED_MAX = 512
 RESUMED_FOR_NS = 100_000_000
 
 
-def apply(job: Job, record: Record, commit: int = 0, worker: int = -1) -> None:
+def apply(job: Job, record: Record, commit: int = 0, source: Dispatch | None = None) -> None:
     """Change ``job`` by ``record``.
 
-    ``commit`` and ``worker`` are volatile: the commit that will carry the record, so that nothing
-    it causes is dispatched before it stands; and the worker whose copy of the state already has it.
+    ``commit`` and ``source`` are volatile: the commit that will carry the record, so that nothing
+    it causes is dispatched before it stands; and the dispatch whose report it is, since the copy of
+    the state that its worker has knows of it already.
     """
-    _APPLY[type(record)](job, record, commit, worker)
+    _APPLY[type(record)](job, record, commit, source)
 
 
 # -- the job ------------------------------------------------------------------------------------
 
 
-def _submitted(job: Job, record: Submitted, commit: int, worker: int) -> None:
+def _submitted(job: Job, record: Submitted, commit: int, source: Dispatch | None) -> None:
     job.topology = topology = Topology.from_plain(record.topology)
     job.routines = [RoutineState(len(r.slots)) for r in topology.routines]
     job.status = "running"
@@ -46,31 +47,31 @@ def _submitted(job: Job, record: Submitted, commit: int, worker: int) -> None:
     job.entry, job.entry_slot, job.entry_batch = record.entry, record.slot, record.batch
     job.metadata = record.metadata
     job.is_open = record.batch is None
-    _change_state(job, record.ops, commit, -1)
+    _change_state(job, record.ops, commit, None)
     if record.batch is not None:
         job.record_count += 1  # "start"
         job.framework[job.routine_id(record.entry)] = {"status": "running"}
         _queue(job, record.entry, record.slot, -1, record.batch, commit)
 
 
-def _posted(job: Job, record: Posted, commit: int, worker: int) -> None:
+def _posted(job: Job, record: Posted, commit: int, source: Dispatch | None) -> None:
     job.updated_ns = record.time_ns
     _queue(job, record.routine, record.slot, -1, record.batch, commit)
 
 
-def _annotated(job: Job, record: Annotated, commit: int, worker: int) -> None:
+def _annotated(job: Job, record: Annotated, commit: int, source: Dispatch | None) -> None:
     job.updated_ns = record.time_ns
-    _change_state(job, record.ops, commit, -1)
+    _change_state(job, record.ops, commit, None)
 
 
-def _pause_asked(job: Job, record: PauseAsked, commit: int, worker: int) -> None:
+def _pause_asked(job: Job, record: PauseAsked, commit: int, source: Dispatch | None) -> None:
     job.updated_ns = record.time_ns
     job.closing = ("paused", record.reason, record.time_ns)
     job.checkpoint = record.checkpoint
     job.is_offered = record.is_offer
 
 
-def _paused(job: Job, record: Paused, commit: int, worker: int) -> None:
+def _paused(job: Job, record: Paused, commit: int, source: Dispatch | None) -> None:
     reason = job.closing[1] if job.closing else ""
     job.updated_ns = record.time_ns
     job.closing = None
@@ -80,7 +81,7 @@ def _paused(job: Job, record: Paused, commit: int, worker: int) -> None:
     )
 
 
-def _resumed(job: Job, record: Resumed, commit: int, worker: int) -> None:
+def _resumed(job: Job, record: Resumed, commit: int, source: Dispatch | None) -> None:
     job.updated_ns = record.time_ns
     job.closing = None
     job.status = "running"
@@ -90,16 +91,16 @@ def _resumed(job: Job, record: Resumed, commit: int, worker: int) -> None:
     job.resume_commit = commit
 
 
-def _stop_asked(job: Job, record: StopAsked, commit: int, worker: int) -> None:
+def _stop_asked(job: Job, record: StopAsked, commit: int, source: Dispatch | None) -> None:
     job.updated_ns = record.time_ns
     job.closing = (record.status, record.reason, record.time_ns)
 
 
-def _closed(job: Job, record: Closed, commit: int, worker: int) -> None:
+def _closed(job: Job, record: Closed, commit: int, source: Dispatch | None) -> None:
     job.is_open = False
 
 
-def _ended(job: Job, record: Ended, commit: int, worker: int) -> None:
+def _ended(job: Job, record: Ended, commit: int, source: Dispatch | None) -> None:
     job.updated_ns = record.time_ns
     job.status = record.status
     job.reason = record.reason
@@ -108,7 +109,7 @@ def _ended(job: Job, record: Ended, commit: int, worker: int) -> None:
         job.framework["_cancellation"] = {"reason": record.reason}
 
 
-def _answered(job: Job, record: Answered, commit: int, worker: int) -> None:
+def _answered(job: Job, record: Answered, commit: int, source: Dispatch | None) -> None:
     job.updated_ns = record.time_ns
     job.answered[record.request_id] = record.refusal
     if len(job.answered) > ANSWERED_MAX:
@@ -120,7 +121,7 @@ def _answered(job: Job, record: Answered, commit: int, worker: int) -> None:
 # -- activations --------------------------------------------------------------------------------
 
 
-def _completed(job: Job, record: Completed, commit: int, worker: int) -> None:
+def _completed(job: Job, record: Completed, commit: int, source: Dispatch | None) -> None:
     job.updated_ns = record.time_ns
     number = record.routine
     routine = job.routines[number]
@@ -141,7 +142,7 @@ def _completed(job: Job, record: Completed, commit: int, worker: int) -> None:
         if completes_entry(job.entry, record):
             job.record_count += 1  # "completed" of the entry activation
     if record.ops:
-        _change_state(job, record.ops, commit, worker)
+        _change_state(job, record.ops, commit, source)
     if spec.is_ordered and spec.workers != 1:
         _release_in_order(job, number, ranges, record.partial, record.emits, commit)
     else:
@@ -151,7 +152,7 @@ def _completed(job: Job, record: Completed, commit: int, worker: int) -> None:
         job.record_count += emit.batch.count
 
 
-def _failed(job: Job, record: Failed, commit: int, worker: int) -> None:
+def _failed(job: Job, record: Failed, commit: int, source: Dispatch | None) -> None:
     job.updated_ns = record.time_ns
     routine = job.routines[record.routine]
     rid = job.routine_id(record.routine)
@@ -185,7 +186,7 @@ def _failed(job: Job, record: Failed, commit: int, worker: int) -> None:
         _release_in_order(job, record.routine, (seq, 1), -1, (), commit)
 
 
-def _revived(job: Job, record: Revived, commit: int, worker: int) -> None:
+def _revived(job: Job, record: Revived, commit: int, source: Dispatch | None) -> None:
     job.updated_ns = record.time_ns
     routine = job.routines[record.routine]
     waiting = routine.special.get(record.seq)
@@ -199,7 +200,7 @@ def _revived(job: Job, record: Revived, commit: int, worker: int) -> None:
     routine.special[record.seq] = Special(letter.item._replace(commit=commit), cursor=letter.cursor)
 
 
-def _skipped(job: Job, record: Skipped, commit: int, worker: int) -> None:
+def _skipped(job: Job, record: Skipped, commit: int, source: Dispatch | None) -> None:
     job.updated_ns = record.time_ns
     routine = job.routines[record.routine]
     if record.seq not in routine.special:
@@ -233,7 +234,7 @@ def _framework_of_failure(job: Job, rid: str, record: Failed) -> None:
             job.framework[rid] = {"status": "failed", "error": text, "error_time_ns": record.time_ns}
 
 
-def _taken(job: Job, record: Taken, commit: int, worker: int) -> None:
+def _taken(job: Job, record: Taken, commit: int, source: Dispatch | None) -> None:
     routine = job.routines[record.routine]
     runs: list[Run] = []
     for slot, count in enumerate(record.takes):
@@ -423,7 +424,8 @@ def _release_in_order(
 # -- state --------------------------------------------------------------------------------------
 
 
-def _change_state(job: Job, ops: tuple[StateOp, ...], commit: int, worker: int) -> None:
+def _change_state(job: Job, ops: tuple[StateOp, ...], commit: int, source: Dispatch | None) -> None:
+    shipped = job.shipped.get(source.worker) if source is not None and job.shipped else None
     for op, scope, key, value in ops:
         if op == "log":
             job.log_count += 1
@@ -443,8 +445,16 @@ def _change_state(job: Job, ops: tuple[StateOp, ...], commit: int, worker: int) 
             if not isinstance(old_list, ListValue):
                 old_list = values[key] = ListValue(old_list)
             old_list.items.append(value)  # type: ignore[arg-type]
+        worker = -1 if source is None else source.worker
+        if shipped and source is not None and shipped.get((scope, key), 0) > source.dispatch:
+            worker = -1  # its copy was replaced, after it did this, by a value that lacks it
+        _, writer, foreign = changed = job.changed.get((scope, key), (0, -1, 0))
+        if op in ("set", "delete"):
+            foreign = 0  # whatever was there before, this is what is there now
+        elif writer != worker:
+            foreign = changed[0]
         job.version += 1
-        job.changed[(scope, key)] = (job.version, worker)
+        job.changed[(scope, key)] = (job.version, worker, foreign)
         job.recent.append((job.version, worker, (scope, key)))
         job.state_commit = commit
 
@@ -452,7 +462,7 @@ def _change_state(job: Job, ops: tuple[StateOp, ...], commit: int, worker: int) 
 # -- volatile -----------------------------------------------------------------------------------
 
 
-def _dispatched(job: Job, record: Dispatched, commit: int, worker: int) -> None:
+def _dispatched(job: Job, record: Dispatched, commit: int, source: Dispatch | None) -> None:
     routine = job.routines[record.routine]
     items: deque[Item] = deque()
     if record.seq >= 0:
@@ -471,15 +481,20 @@ def _dispatched(job: Job, record: Dispatched, commit: int, worker: int) -> None:
         count -= item.count
     version = job.seen.get(record.worker, -1)
     dispatch = Dispatch(record.dispatch, record.worker, record.routine, items, record.seq, version)
+    if record.shipped and any(d.worker == record.worker for d in job.dispatches.values()):
+        shipped = job.shipped.setdefault(record.worker, {})
+        shipped.update((key, record.dispatch) for key in record.shipped)
     job.dispatches[record.dispatch] = routine.dispatches[record.dispatch] = dispatch
     job.current = record.routine
 
 
-def _returned(job: Job, record: Returned, commit: int, worker: int) -> None:
+def _returned(job: Job, record: Returned, commit: int, source: Dispatch | None) -> None:
     dispatch = job.dispatches.pop(record.dispatch)
     routine = job.routines[dispatch.routine]
     del routine.dispatches[record.dispatch]
     _requeue(routine, dispatch.items)
+    if job.shipped and all(d.worker != dispatch.worker for d in job.dispatches.values()):
+        job.shipped.pop(dispatch.worker, None)
     for key in [key for key, holder in job.holds.items() if holder == record.dispatch]:
         del job.holds[key]
     if job.current == dispatch.routine and not routine.dispatches:
@@ -499,11 +514,11 @@ def _requeue(routine: RoutineState, items: deque[Item]) -> None:
     routine.ready_count += sum(item.count for item in items)
 
 
-def _held(job: Job, record: Held, commit: int, worker: int) -> None:
+def _held(job: Job, record: Held, commit: int, source: Dispatch | None) -> None:
     job.dispatches[record.dispatch].is_held = record.is_held
 
 
-def _conflicted(job: Job, record: Conflicted, commit: int, worker: int) -> None:
+def _conflicted(job: Job, record: Conflicted, commit: int, source: Dispatch | None) -> None:
     routine = job.routines[record.routine]
     old = routine.special.get(record.seq)
     if old is None:
@@ -512,11 +527,11 @@ def _conflicted(job: Job, record: Conflicted, commit: int, worker: int) -> None:
         routine.special[record.seq] = old._replace(keys=record.keys)
 
 
-def _stood(job: Job, record: Stood, commit: int, worker: int) -> None:
+def _stood(job: Job, record: Stood, commit: int, source: Dispatch | None) -> None:
     job.stands = record.commit
 
 
-def _seen(job: Job, record: Seen, commit: int, worker: int) -> None:
+def _seen(job: Job, record: Seen, commit: int, source: Dispatch | None) -> None:
     if record.version < 0:
         job.seen.pop(record.worker, None)
     else:

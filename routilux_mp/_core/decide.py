@@ -97,8 +97,7 @@ def _next_seq(d: Dispatch) -> int:
 def _conflicts(job: Job, d: Dispatch, s: Completion) -> bool:
     """Whether another commit has changed what this activation read, or another one holds what it changes."""
     for key in s.reads:
-        version, writer = job.changed.get(key, (0, -1))
-        if version > d.version and writer != d.worker:
+        if job.changed_for(d.worker, key) > d.version:
             return True
     if job.holds:
         for op in s.ops:

@@ -169,10 +169,13 @@ class Job:
         self.resume_commit = 0  # the commit that must stand before anything runs again
         self.is_draining = False
         self.version = 0  # counts changes of state
-        self.changed: dict[Key, tuple[int, int]] = {}  # key -> (version, worker that wrote it; -1: from outside)
+        #: key -> (version, worker that wrote it; -1: from outside, version before of another writer that it built on)
+        self.changed: dict[Key, tuple[int, int, int]] = {}
         self.recent: deque[tuple[int, int, Key]] = deque(maxlen=1024)
         self.state_commit = 0  # the commit of the newest change of state
         self.seen: dict[int, int] = {}  # worker -> version of the state it has
+        #: worker -> key -> dispatch that brought it a value while earlier dispatches were still out
+        self.shipped: dict[int, dict[Key, int]] = {}
         self.holds: dict[Key, int] = {}  # key -> number of the dispatch that holds it
         self.current: int | None = None  # the routine dispatched last that still runs
 
@@ -183,6 +186,11 @@ class Job:
     def has_answered(self, request_id: str) -> bool:
         """The request took effect, was refused, or has expired."""
         return request_id <= self.answered_low or request_id in self.answered
+
+    def changed_for(self, worker: int, key: Key) -> int:
+        """Version of the newest change of ``key`` that this worker did not make itself."""
+        version, writer, foreign = self.changed.get(key, (0, -1, 0))
+        return foreign if writer == worker else version
 
     def routine_id(self, routine: int) -> str:
         return self.topology.routines[routine].routine_id

@@ -154,6 +154,7 @@ class Dispatched(NamedTuple):
     routine: int
     count: int  # type: ignore[assignment]  # activations from the head of the queue; 0: the special one named by ``seq``
     seq: int = -1
+    shipped: tuple[tuple[str, str], ...] = ()  # keys of state that went along
 
 
 class Returned(NamedTuple):

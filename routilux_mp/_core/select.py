@@ -40,13 +40,18 @@ def is_backed_up(job: Job, number: int) -> bool:
 def must_lift(job: Job, now_ns: int) -> int | None:
     """The held routine nearest the sink, when only the bound keeps the job from going on."""
     held: list[int] = []
+    waiting: list[int] = []
     for number, routine in enumerate(job.routines):
+        if any(special.due_ns > now_ns for special in routine.special.values()):
+            waiting.append(number)
         backed_up = is_backed_up(job, number)
         running = any(not d.is_held for d in routine.dispatches.values())
         if running or (not backed_up and (routine.ready or _is_due(routine, now_ns))):
             return None
         if backed_up and (_has_work(job, number, routine, now_ns) or routine.dispatches):
             held.append(number)
+    if waiting:  # a retry that is due later may make room: the bound holds until then
+        held = [n for n in held if all(n not in job.topology.upstream[w] for w in waiting)]
     return min(held, key=lambda n: job.topology.depth[n], default=None)
 
 
@@ -83,9 +88,11 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
     seq = _special_to_run(job, routine, now_ns)
     if seq is not None:
         special = routine.special[seq]
+        if special.keys and any(d.worker == s.worker for d in job.dispatches.values()):
+            return  # what runs before it could conflict, and take it back with itself: it cannot lose twice
         state = _unseen_state(job, s.worker, is_reset)
         yield Seen(s.worker, job.version)
-        yield Dispatched(s.dispatch, s.worker, s.routine, 0, seq)
+        yield Dispatched(s.dispatch, s.worker, s.routine, 0, seq, tuple((scope, key) for scope, key, _ in state))
         yield _work(s, (special.item,), state, is_reset, special)
         return
     if routine.special and spec.workers == 1 and any(x.due_ns == 0 for x in routine.special.values()):
@@ -95,7 +102,7 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
         return
     state = _unseen_state(job, s.worker, is_reset)
     yield Seen(s.worker, job.version)
-    yield Dispatched(s.dispatch, s.worker, s.routine, count)
+    yield Dispatched(s.dispatch, s.worker, s.routine, count, -1, tuple((scope, key) for scope, key, _ in state))
     yield _work(s, items, state, is_reset, None)
 
 
@@ -161,9 +168,9 @@ def _unseen_state(job: Job, worker: int, is_reset: bool) -> tuple[tuple[str, str
         return ()
     recent = job.recent
     if recent and recent[0][0] <= seen + 1:
-        keys = {key for version, writer, key in recent if version > seen and writer != worker}
+        keys = dict.fromkeys(key for version, writer, key in recent if version > seen and writer != worker)
     else:
-        keys = {key for key, (version, writer) in job.changed.items() if version > seen and writer != worker}
+        keys = dict.fromkeys(key for key in job.changed if job.changed_for(worker, key) > seen)
     return tuple((scope, key, job.state.get(scope, {}).get(key)) for scope, key in keys)
 
 

@@ -22,19 +22,16 @@ def step(job: Job, stimulus: Stimulus, now_ns: int, commit: int = 0) -> tuple[li
     """
     records: list[Record] = []
     effects: list[Effect] = []
-    worker = -1
-    if type(stimulus) is Completion:
-        d = job.dispatches.get(stimulus.dispatch)
-        worker = d.worker if d is not None else -1
+    source = job.dispatches.get(stimulus.dispatch) if type(stimulus) is Completion else None
     for item in decide(job, stimulus, now_ns):
         kind = type(item)
         if kind in DURABLE:
-            apply(job, item, commit, worker)  # type: ignore[arg-type]
+            apply(job, item, commit, source)  # type: ignore[arg-type]
             records.append(item)  # type: ignore[arg-type]
         elif isinstance(item, Effect):
             effects.append(item)
         else:
-            apply(job, item, commit, worker)
+            apply(job, item, commit, source)
     return records, effects
 
 

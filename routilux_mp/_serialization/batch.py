@@ -16,6 +16,7 @@ import hashlib
 import struct
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
@@ -28,12 +29,13 @@ from .signing import SIGNATURE_BYTES, Signer
 from .values import DEPTH_MAX, Beside, Decoder, Encoder, ObjectFound, unpack_simple
 
 _VERSION: Final = 0x10
-_HAS_MARKS, _HAS_OBJECTS, _HAS_BESIDE = 1, 2, 4
+_HAS_MARKS, _HAS_OBJECTS, _HAS_BESIDE, _IS_JOINED = 1, 2, 4, 8
 _FLAGS: Final = _HAS_MARKS | _HAS_OBJECTS | _HAS_BESIDE
 _LENGTHS: Final = struct.Struct("<QQ")  # packed values, object blob
 _COUNT: Final = struct.Struct("<I")
 _PART: Final = struct.Struct("<QI")  # bytes of one part's pickle, its buffers
 _SPAN: Final = struct.Struct("<QQ")  # offset and size of a buffer
+_PIECE: Final = struct.Struct("<IQ")  # items and bytes of one of several batches that were joined
 _PLAIN_PREFIX: Final = bytes([_VERSION])
 _MARKED_PREFIX: Final = bytes([_VERSION | _HAS_MARKS])
 
@@ -97,6 +99,8 @@ def decode_batch(
         SignatureInvalid, KeyUnavailable: the objects do not verify; nothing of them was loaded.
     """
     flags = data[0] ^ _VERSION if data else 0xFF
+    if flags == _IS_JOINED:
+        return _decode_joined(data, verifier, context, start, count)
     if flags > _FLAGS:
         raise CheckpointDamaged("encoded values are damaged: unknown version or flags")
     if flags & (_HAS_OBJECTS | _HAS_BESIDE):
@@ -112,6 +116,17 @@ def decode_batch(
     if count is not None and len(items) != count:
         raise CheckpointDamaged(f"the batch has {start + len(items)} items, {start + count} were asked for")
     return items
+
+
+def join_batches(batches: Sequence[tuple[int, bytes]]) -> bytes:
+    """Several (count, data) for one place as one batch: items with objects are encoded, and signed, one by one."""
+    pieces = [bytes([_VERSION | _IS_JOINED]), _COUNT.pack(len(batches))]
+    pieces += [_PIECE.pack(count, len(data)) for count, data in batches]
+    written = sum(map(len, pieces))
+    for _, data in batches:
+        pieces += [bytes(_aligned(written) - written), data]
+        written = _aligned(written) + len(data)
+    return b"".join(pieces)
 
 
 def encode_value(value: Any, signer: Signer | None, context: bytes) -> bytes:
@@ -222,6 +237,34 @@ def _needs_key(item: Any, found: Any) -> KeyUnavailable:
         f"{path_to(item, 'value', found)} ({type(found).__name__}) is an object, which must be signed, "
         "and this process was given no key; emit plain data, or give the job a signing key"
     )
+
+
+def _decode_joined(
+    data: bytes | memoryview, verifier: Signer | None, context: bytes, start: int, count: int | None
+) -> list[Any]:
+    items: list[Any] = []
+    try:
+        (pieces,) = _COUNT.unpack_from(data, 1)
+        table = 1 + _COUNT.size
+        here = table + pieces * _PIECE.size
+        if here > len(data):
+            raise ValueError("more parts than bytes")
+        first, stop = 0, sys.maxsize if count is None else start + count
+        for number in range(pieces):
+            size, length = _PIECE.unpack_from(data, table + number * _PIECE.size)
+            here = _aligned(here)
+            piece = data[here : here + length]
+            if len(piece) != length or not piece or piece[0] ^ _VERSION > _FLAGS:
+                raise ValueError("a part that is not there, or is no batch")
+            low, high = max(start - first, 0), min(stop - first, size)
+            if low < high:
+                items += decode_batch(piece, verifier, context, low, high - low)
+            first, here = first + size, here + length
+    except (struct.error, ValueError) as error:
+        raise CheckpointDamaged(f"encoded values are damaged: {error}") from None
+    if count is not None and len(items) != count:
+        raise CheckpointDamaged(f"the batch has {first} items, {start + count} were asked for")
+    return items
 
 
 # -- the slower way back ----------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 An emission must be the value as it was when it was emitted, whatever the handler does with its lists
 afterwards; and its error must come while its handler runs. The bytes that come out are those of
-``batch``: joining costs a concatenation. What holds objects or large arrays stays a batch of its own.
+``batch``: joining costs a concatenation. What holds objects or large arrays is a batch within the batch.
 """
 
 from __future__ import annotations

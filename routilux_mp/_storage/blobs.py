@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import struct
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from ..errors import CheckpointDamaged, StorageError, UsageError
 from .files import FileSystem, RealFiles, let_go
 from .layout import BLOBS, check_blob_name, epoch_name
 from .place import Place
-from .put import blocked
+from .put import Putter, blocked
 
 # The end of a blob: magic, length and SHA-256 of the payload, CRC-32 of those. At the end, so that
 # the payload begins at a page boundary when it is mapped.
@@ -67,7 +68,7 @@ def put_blob_file(blob_dir: str, name: str, chunks: Iterable[bytes], fs: FileSys
     path = f"{blob_dir}/{name}"
     full_name = check_blob_name(f"{blob_dir.rsplit('/', 1)[-1]}/{name}")
     with blocked(path):
-        at = fs.open_root(blob_dir, create=False)
+        at = _open_or_make(fs, blob_dir)
         try:
             try:
                 handle = fs.create(name, at)
@@ -85,6 +86,19 @@ def put_blob_file(blob_dir: str, name: str, chunks: Iterable[bytes], fs: FileSys
         finally:
             let_go(fs, at)
     return BlobRef(full_name, size, digest)
+
+
+def _open_or_make(fs: FileSystem, blob_dir: str) -> int:
+    """Most jobs have no blobs, so it is the first one that makes the directory, durably."""
+    try:
+        return fs.open_root(blob_dir, create=False)
+    except FileNotFoundError:
+        above, _, epoch = blob_dir.rpartition("/")
+        job = fs.open_root(os.path.dirname(above), create=False)
+        try:
+            return Putter(fs, b"").make_dirs(job, (BLOBS, epoch), where=blob_dir)
+        finally:
+            fs.close(job)
 
 
 def _write(fs: FileSystem, handle: int, chunks: Iterable[bytes]) -> tuple[int, bytes]:

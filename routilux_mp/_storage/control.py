@@ -86,10 +86,10 @@ class Control:
         """Mirror what the log says; the log is the truth."""
         self._put(answer.request_id + _ANSWER, json.dumps(asdict(answer)).encode("ascii"))
 
-    def open_requests(self, is_answered: Callable[[str], bool]) -> list[str]:
-        """Ids of requests that are not answered, oldest first. A hint, as every listing is."""
-        names = self._place.names(CONTROL)
-        return sorted(name for name in names if is_request_id(name) and not is_answered(name))
+    def unanswered(self) -> list[str]:
+        """Ids of requests without an answer's file, oldest first. A hint, as every listing is."""
+        names = set(self._place.names(CONTROL))
+        return sorted(name for name in names if is_request_id(name) and name + _ANSWER not in names)
 
     def read(self, request_id: str) -> Request:
         """One request.

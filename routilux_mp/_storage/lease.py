@@ -148,6 +148,10 @@ class Heartbeats:
         seen = self._seen.get(owner.token)
         return seen.sign if seen is not None else None
 
+    def content_of(self, owner: OwnerInfo) -> bytes | None:
+        """The bytes of its heartbeat as last read: whether they change is the sign of life."""
+        return self._timed(owner.token).raw
+
     def silent_s(self, owner: OwnerInfo) -> float:
         """How long its heartbeat has not changed, as far as this reader has looked."""
         return self._clock() - self._timed(owner.token).since_s

@@ -40,7 +40,7 @@ class JobLog:
         self.epoch, self.commit = (last.header.epoch, last.header.number) if last is not None else (0, 0)
         self.is_sealed = last is not None and last.header.kind == SEAL
         #: "roll", "handover", "takeover" or "ended"; None while the newest epoch is open.
-        self.seal_reason = document_of(last).get("reason", "") if last is not None and self.is_sealed else None
+        self.seal_reason = str(document_of(last).get("reason", "")) if last is not None and self.is_sealed else None
         opened = next((file for file in reversed(walk.files) if file.header.kind == OPEN), None)
         #: Who opened the newest epoch; None when nobody ever did.
         self.owner = OwnerInfo.from_document(document_of(opened)) if opened is not None else None

@@ -122,6 +122,9 @@ class LiveJob:
         self.lost: BaseException | None = None
         self.is_finished = False  # ended, sealed, and out of the loop
         self.is_sealing = False
+        self.is_leaving = False  # to be sealed for hand-over once nothing of it runs
+        self.is_doubted = False  # nothing is dispatched before a commit has shown that it is still ours
+        self.is_confirming = False  # that commit is on its way
         self.handle: Any = None  # of the caller, for the views
         self.payloads: PayloadReader | None = None
         self.is_writing_views = False

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import Callable
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Literal
 
 from .._core import policy, select
 from .._core.batch import Batch
@@ -17,13 +18,16 @@ from .._core.effects import Effect, Ended, GoOn, Kill, Revoke, Work
 from .._core.stimuli import Capacity, Fail, Failure, HandedBack, Stands, Stimulus, Tick, WorkerLost
 from .._storage.codec import encode_snapshot
 from ..backends.base import Backend, CodeReady, CodeRefused, Died, Event, Forget, Printed, Report, Started
-from ..errors import BackendError, Fenced, OutcomeUnknown, StorageBlocked, StorageError
+from ..errors import BackendError, Fenced, HandedOver, OutcomeUnknown, StorageBlocked, StorageError
 from ..settings import Settings
 from .clock import Clock
 from .committer import Committer
 from .live import LiveJob, NullTenure, Tenure
 from .outputs import outputs_of, put_in_place
 from .placement import Placement, WorkerSlot
+
+if TYPE_CHECKING:
+    from .tenure import Keeper
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ class Loop:
         self.code_ready: set[str] = set()
         self.on_code: Callable[[str], None] = lambda code_id: None
         self.is_draining = False
+        self.keeper: Keeper | None = None  # of jobs that are kept on disk
         self._dispatch_number = 0
         self._touched: dict[str, None] = {}  # jobs to look at; a dict, because sets have no order
         self._turns = 0
@@ -76,6 +81,8 @@ class Loop:
             self.commands.popleft()()
         for event in events:
             self._on_event(event, now)
+        if self.keeper is not None:
+            self.keeper.turn(now)
         self._timers(now)
         finished = self._committer.finished()
         while True:
@@ -92,6 +99,8 @@ class Loop:
     def add(self, live: LiveJob, stimulus: Stimulus | None) -> None:
         """Take a job in; ``stimulus``: what begins it."""
         self.jobs[live.job.job_id] = live
+        if self.keeper is not None:
+            self.keeper.keep(live)
         if stimulus is not None:
             self.happen(live, stimulus, self._clock.now_ns())
         self._touched[live.job.job_id] = None
@@ -113,9 +122,18 @@ class Loop:
         self.is_draining = True
         for live in self.jobs.values():
             live.job.is_draining = True
-            for slot in self.placement.workers.values():
-                if live.job.job_id in self.placement.jobs_of(slot):
-                    self._backend.send(slot.worker, Revoke(slot.worker, slot.last_dispatch))
+            live.is_leaving = live.memory is None  # each is sealed as soon as it is quiet
+        self.revoke(self.jobs)
+
+    def revoke(self, job_ids: Collection[str]) -> None:
+        """Workers start nothing more of what they were given of these jobs; what runs may finish."""
+        for slot in self.placement.workers.values():
+            if not self.placement.jobs_of(slot).isdisjoint(job_ids):
+                self._backend.send(slot.worker, Revoke(slot.worker, slot.last_dispatch))
+
+    def set_lease(self, deadline_ns: int) -> None:
+        """No worker starts anything after this time (CLOCK_MONOTONIC)."""
+        self._backend.set_lease(deadline_ns)
 
     @property
     def is_quiet(self) -> bool:
@@ -212,6 +230,10 @@ class Loop:
         assert live.in_flight is not None
         number = live.in_flight
         live.stands(number)
+        if live.is_confirming:
+            live.is_doubted = live.is_confirming = False
+        if self.keeper is not None:
+            self.keeper.stands(live, number)
         self.happen(live, Stands(number), now)
 
     def _lose(self, live: LiveJob, error: BaseException, now: int) -> None:
@@ -225,6 +247,8 @@ class Loop:
         self._remove(live)
 
     def _finish(self, live: LiveJob) -> None:
+        if live.is_leaving and not live.job.is_terminal:
+            live.lose(HandedOver(f"job {live.job.job_id} was handed over; resume it to go on here"))
         live.is_finished = True
         self._remove(live)
         with live.changed:
@@ -233,6 +257,8 @@ class Loop:
     def _remove(self, live: LiveJob) -> None:
         job_id = live.job.job_id
         del self.jobs[job_id]
+        if self.keeper is not None:
+            self.keeper.let_go(live)
         live.tenure.close()
         for slot in self.placement.workers.values():
             if job_id in slot.introduced:
@@ -262,6 +288,9 @@ class Loop:
         if slot is None:
             return
         self._backend.send(worker, Revoke(worker, slot.last_dispatch))
+        number = live.job.topology.index_of(slot.routine)
+        slot.handed_back = slot.last_dispatch
+        slot.limit_s = None if number is None else live.job.topology.routines[number].timeout_s
         for job_id in sorted(self.placement.handed_back(slot, now)):
             other = self.jobs.get(job_id)
             if other is not None and other is not live:
@@ -273,7 +302,8 @@ class Loop:
                 live.retry_at_ns = 0
                 self._committer.submit(live.job.job_id, live.retry)
             return
-        if live.records:
+        if live.records or live.is_doubted:
+            live.is_confirming = live.is_doubted
             outputs = list(outputs_of(live.records))
             number, frames = live.take_commit(now)
             if number % SPILL_EVERY == 0:
@@ -289,10 +319,19 @@ class Loop:
         elif live.publish_if_quiet(now):
             if live.job.is_terminal:
                 live.is_sealing = True
-                live.retry = Seal(live.tenure, self._documents(live))
+                live.retry = Seal(live.tenure, self._documents(live), "ended")
+                self._committer.submit(live.job.job_id, live.retry)
+            elif self._may_leave(live):
+                live.is_leaving = live.is_sealing = True
+                live.retry = Seal(live.tenure, self._documents(live), "handover")
                 self._committer.submit(live.job.job_id, live.retry)
             elif live.memory is None and self._wants_views(live, now):
                 self._committer.submit(HOUSEKEEPING, Views(live, self._documents(live), self._clock))
+
+    def _may_leave(self, live: LiveJob) -> bool:
+        """It was asked for, and nothing of the job runs. (Everything is durable when this is asked.)"""
+        is_offered = live.job.is_offered and live.job.status == "paused"
+        return (live.is_leaving or is_offered) and not live.job.dispatches and live.memory is None
 
     def _wants_views(self, live: LiveJob, now: int) -> bool:
         """The files that people open follow every change of status, and a busy job now and then."""
@@ -318,7 +357,7 @@ class Loop:
                 self._touch_code(slot.code_id)
 
     def _give_work(self, live: LiveJob, now: int) -> None:
-        if self.is_draining or live.blocked is not None:
+        if self.is_draining or live.blocked is not None or live.is_doubted:
             return
         for number in select.wanted(live.job, now):
             if not self._feed(live, number, now):
@@ -466,6 +505,15 @@ class Loop:
                     if self._clock.monotonic_ns() - start_ns > limit_s * 1e9:
                         self._timeouts[d.worker] = (dispatch, index)
                         self._backend.kill(d.worker)
+        for slot in self.placement.workers.values():
+            if slot.limit_s is None or slot.worker in self._timeouts:
+                continue
+            # It is still at what was taken back from it, and what it was given since waits behind that.
+            dispatch, index, start_ns = self._backend.running(slot.worker)
+            if 0 < dispatch <= slot.handed_back and index >= 0 and start_ns:
+                if self._clock.monotonic_ns() - start_ns > slot.limit_s * 1e9:
+                    slot.limit_s = None
+                    self._backend.kill(slot.worker)
 
 
 class Commit:
@@ -489,16 +537,17 @@ class Commit:
 
 
 class Seal:
-    """The end of a job: its views show it, then the epoch is sealed."""
+    """The end of a job, or of its time here: its views show it, then the epoch is sealed."""
 
-    def __init__(self, tenure: Tenure, make: MakeViews) -> None:
+    def __init__(self, tenure: Tenure, make: MakeViews, reason: Literal["handover", "ended"]) -> None:
         self._tenure = tenure
         self._make = make
+        self._reason = reason
 
     def __call__(self) -> None:
         if not isinstance(self._tenure, NullTenure):
             self._tenure.write_views(*self._make())
-        self._tenure.seal("ended")
+        self._tenure.seal(self._reason)
 
 
 class Views:

@@ -17,8 +17,8 @@ AHEAD_COUNT_MAX = 4096
 class WorkerSlot:
     """One worker process, from the request to start it until its death is known."""
 
-    __slots__ = ("code_id", "idle_since_ns", "introduced", "is_leaving", "is_started", "is_yielding", "last_dispatch",
-                 "load", "outstanding", "pid", "routine", "worker")  # fmt: skip
+    __slots__ = ("code_id", "handed_back", "idle_since_ns", "introduced", "is_leaving", "is_started", "is_yielding", "last_dispatch",
+                 "limit_s", "load", "outstanding", "pid", "routine", "worker")  # fmt: skip
 
     def __init__(self, worker: int, code_id: str, routine: str, now_ns: int) -> None:
         self.worker = worker
@@ -31,6 +31,8 @@ class WorkerSlot:
         self.outstanding: dict[int, tuple[str, int]] = {}  # dispatch -> (job, activations not reported)
         self.load = 0  # activations not reported
         self.last_dispatch = 0
+        self.handed_back = 0  # up to this dispatch nobody waits for it; it may still be busy with one of them,
+        self.limit_s: float | None = None  # but for no longer than its routine's timeout_s
         self.introduced: set[str] = set()
         self.idle_since_ns = now_ns
 

@@ -9,6 +9,7 @@ from .._core.history import HistoryFold
 from .._core.records import Completed, Durable
 from .._core.topology import Topology
 from .._serialization.places import emission_place, log_place, slot_place
+from .._worker.spill import describe_reference, is_reference
 
 #: Decodes the emissions of a batch that belongs to a place.
 Decode = Callable[[Batch, bytes], list[Any]]
@@ -34,6 +35,10 @@ def history_of(job_id: str, topology: Topology, entry_slot: int, records: Iterab
                 place = slot_place(job_id, spec.routine_id, spec.slots[entry_slot])
             else:
                 place = emission_place(job_id, spec.routine_id, found.event)
+            if found.batch.count == 1 and found.batch.data is not None and is_reference(found.batch.data):
+                # A large payload may be gone once it is consumed; the history keeps what it was.
+                yield HistoryItem(spec.routine_id, found.event, describe_reference(found.batch.data), found.time_ns)
+                continue
             for value in decode(found.batch, place):
                 yield HistoryItem(spec.routine_id, found.event, value, found.time_ns)
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._core.apply import apply
 from .._core.job import Job
 from .._core.topology import Topology
 from .._storage.codec import decode_record, decode_snapshot
-from .._storage.owner import OwnerInfo, start_ticks
-from ..errors import CheckpointDamaged, FlowMismatch, JobOwned
+from .._storage.owner import start_ticks
+from ..errors import CheckpointDamaged, FlowMismatch
 from ..settings import Settings
 from .outputs import outputs_of
 
 if TYPE_CHECKING:
     from .._storage.replay import JobLog, LogRef
+    from .._storage.store import Store
 
 
 def new_job(job_id: str, settings: Settings) -> Job:
@@ -30,6 +31,22 @@ def new_job(job_id: str, settings: Settings) -> Job:
         grace_s=settings.grace_s,
         ordered_window_max=settings.ordered_window_max,
     )
+
+
+class Reading(NamedTuple):
+    """A job as its directory describes it."""
+
+    log: JobLog
+    job: Job
+    #: Output files that commits name: they may not be in their place yet.
+    outputs: list[tuple[str, str]]
+
+
+def read(store: Store, job_id: str, settings: Settings) -> Reading:
+    """Read and fold a job; raises as ``Store.read`` and :func:`fold` do."""
+    log = store.read(job_id)
+    outputs: list[tuple[str, str]] = []
+    return Reading(log, fold(log, settings, outputs=outputs), outputs)
 
 
 def fold(
@@ -63,17 +80,6 @@ def fold(
     if job.status == "pending":
         raise CheckpointDamaged(f"job {log.job_id}: its directory holds no first record; it never began")
     return job
-
-
-def refuse_living_owner(owner: OwnerInfo | None, me: OwnerInfo, job_id: str) -> None:
-    """Raise :class:`JobOwned` when the last owner is a living process of this host."""
-    if owner is None or owner.token == me.token or not owner.is_on_this_host(me):
-        return
-    if is_alive(owner.pid, owner.start_ticks):
-        raise JobOwned(
-            f"job {job_id} is owned by process {owner.pid} on this host ({owner.host}), which is alive; "
-            "stop it, or resume with takeover=True"
-        )
 
 
 def is_alive(pid: int, started: int) -> bool:

@@ -13,10 +13,11 @@ import threading
 import uuid
 import weakref
 from concurrent.futures import Future
-from typing import Any, Callable, Mapping, NamedTuple, Sequence, TypeVar
+from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence, TypeVar
 
 from .._core.batch import Batch
-from .._core.stimuli import Close, Resume, StateOp, Submit
+from .._core.job import Job
+from .._core.stimuli import Close, Resume, StateOp, Submit, Tick
 from .._core.topology import Topology
 from .._serialization.batch import encode_batch
 from .._serialization.packing import pack
@@ -29,7 +30,7 @@ from .._storage.replay import LogRef
 from .._storage.store import Store
 from .._worker.spill import PayloadReader
 from ..backends.base import Backend, Code, JobInfo
-from ..errors import BackendError, NotShippable, RuntimeClosed, UnknownName
+from ..errors import BackendError, CheckpointDamaged, HandedOver, NotShippable, RuntimeClosed, UnknownName
 from ..settings import Settings
 from . import recovery
 from .clock import SystemClock
@@ -38,7 +39,10 @@ from .handle import JobHandle, deadline_of
 from .live import LiveJob, NullTenure
 from .loop import Loop
 from .outputs import put_in_place
+from .owners import Owners
 from .placement import WorkerSlot
+from .tenure import Keeper
+from .vigil import Heard, Vigil
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,6 +80,7 @@ class Supervisor:
         self._flow_docs: dict[str, bytes] = {}
         self._codes: dict[str, Code] = {}
         self._code_changed = threading.Condition()
+        self._vigil: Vigil | None = None
 
     @property
     def is_durable(self) -> bool:
@@ -134,29 +139,79 @@ class Supervisor:
             if not handle.view.is_terminal:
                 handle.resume()
             return handle
-        reading = self.store.read(job_id)
-        outputs: list[tuple[str, str]] = []
-        job = recovery.fold(reading, self.settings, outputs=outputs)
+        reading = recovery.read(self.store, job_id, self.settings)
+        if flow is not None:
+            recovery.check_same_flow(reading.job, flow.topology)
+        if reading.job.is_terminal:
+            return self._ended(reading)
+        owners = Owners(self.store)
+        owner, seal_reason = reading.log.owner, reading.log.seal_reason
+        if takeover:
+            owners.ask_to_yield(job_id, owner, self.settings.grace_s + 4 * self.settings.poll_s)
+            reading = recovery.read(self.store, job_id, self.settings)
+        elif owners.require_gone(job_id, owner, seal_reason):
+            reading = recovery.read(self.store, job_id, self.settings)
+        if reading.job.is_terminal:
+            return self._ended(reading)
+        return self._take(reading, flow, Resume())
+
+    def adopt(
+        self, job_id: str, flow_of: Callable[[str], CompiledFlow | None]
+    ) -> Literal["taken", "ended", "paused"]:
+        """Take over a job that nobody owns, for a standby; a paused one only if it was offered or is asked for.
+
+        Raises:
+            Fenced: another one was quicker.
+            RoutiluxError: it cannot be run here, and why.
+        """
+        self._start()
+        reading = recovery.read(self.store, job_id, self.settings)
+        job = reading.job
+        if job.is_terminal:
+            return "ended"
+        is_offered = job.status == "paused" and job.is_offered
+        if job.status == "paused" and not is_offered and not self._requests(job):
+            return "paused"
+        flow = flow_of(job.topology.flow_id)
         if flow is not None:
             recovery.check_same_flow(job, flow.topology)
-        if job.is_terminal:
-            put_in_place(outputs)
-            live = LiveJob(job, NullTenure(0), "")
-            live.memory = None
-            live.is_finished = True
-            return self._handle(live)
-        if not takeover and not reading.is_sealed:
-            recovery.refuse_living_owner(reading.owner, self.store.owner, job_id)
-        code = self._code_of(flow) if flow is not None else self._stored_code(job_id, reading.read(CODE_PLACE))
+        # A pause or a cancel that was asked for and not reached is obeyed: only an offered job is resumed.
+        self._take(reading, flow, Resume() if is_offered else Tick())
+        return "taken"
+
+    def _take(self, reading: recovery.Reading, flow: CompiledFlow | None, stimulus: Resume | Tick) -> JobHandle:
+        """Own the job from where the reading ends."""
+        log, job, outputs = reading
+        code = self._code_of(flow) if flow is not None else self._stored_code(job.job_id, log.read(CODE_PLACE))
         self._load(code)
-        newer, tenure = self.store.take_over(job_id, "takeover", reading)
-        recovery.fold(newer, self.settings, job, LogRef(reading.epoch, reading.commit, 0), outputs)
+        newer, tenure = self.store.take_over(job.job_id, "takeover", log)
+        recovery.fold(newer, self.settings, job, LogRef(log.epoch, log.commit, 0), outputs)
         put_in_place(outputs)
         if flow is not None:
             recovery.with_settings_of(job, flow.topology)
             self._allow(flow, code)
-        live = LiveJob(job, tenure, code.code_id)
-        return self._enter(live, Resume())
+        return self._enter(LiveJob(job, tenure, code.code_id), stimulus, self._requests(job))
+
+    def _ended(self, reading: recovery.Reading) -> JobHandle:
+        put_in_place(reading.outputs)
+        live = LiveJob(reading.job, NullTenure(0), "")
+        live.memory = None
+        live.is_finished = True
+        return self._handle(live)
+
+    def _requests(self, job: Job) -> list[Heard]:
+        """Requests that nobody has answered: the next owner obeys them before it dispatches anything."""
+        found: list[Heard] = []
+        control = self.store.control(job.job_id)
+        for request_id in control.unanswered():
+            if not job.has_answered(request_id):
+                try:
+                    found.append(Heard(job.job_id, request_id, control.read(request_id)))
+                except FileNotFoundError:
+                    continue
+                except CheckpointDamaged as error:
+                    found.append(Heard(job.job_id, request_id, None, str(error)))
+        return found
 
     def handles(self) -> list[JobHandle]:
         """The jobs of this process that somebody still looks at, or that run."""
@@ -234,6 +289,9 @@ class Supervisor:
                 workers_max=self.settings.max_workers or os.cpu_count() or 1,
             )  # fmt: skip
             self.loop.on_code = self._on_code
+            if self.is_durable:
+                self._vigil = Vigil(self.store, self.settings, backend.wake)
+                self.loop.keeper = Keeper(self.loop, self._vigil, self.encode)
             self._thread = threading.Thread(target=self._run, name="routilux-supervisor", daemon=True)
             self._thread.start()
 
@@ -246,10 +304,13 @@ class Supervisor:
         finally:
             # Whoever waits must learn of it, also when the loop itself failed.
             for live in list(loop.jobs.values()):
-                live.lose(BackendError(f"the supervisor has left job {live.job.job_id}; resume it to go on"))
+                if live.lost is None:
+                    live.lose(BackendError(f"the supervisor has left job {live.job.job_id}; resume it to go on"))
             self._backend_or_fail().close()
             if self._committer is not None:
                 self._committer.close()
+            if self._vigil is not None:
+                self._vigil.close(frozenset(i for i, x in loop.jobs.items() if isinstance(x.lost, HandedOver)))
             self.store.close()
 
     def _drain_and_leave(self) -> None:
@@ -261,15 +322,23 @@ class Supervisor:
             if live.in_flight is None and not live.is_sealing and live.blocked is None:
                 live.tenure.write_views(*self._documents(live)())
                 live.tenure.seal("handover")
+                live.lose(HandedOver(f"the supervisor has left job {live.job.job_id}; resume it to go on"))
             live.tenure.close()
 
     def _close_inputs(self) -> None:
         for live in list(self.loop.jobs.values()):
             self.loop.happen(live, Close(), self.clock.now_ns())
 
-    def _enter(self, live: LiveJob, stimulus: Submit | Resume) -> JobHandle:
+    def _enter(self, live: LiveJob, stimulus: Submit | Resume | Tick, requests: Sequence[Heard] = ()) -> JobHandle:
         handle = self._handle(live)
-        self.call(lambda: self.loop.add(live, stimulus))
+
+        def begin() -> None:
+            self.loop.add(live, stimulus)
+            for heard in requests:
+                if self.loop.keeper is not None:
+                    self.loop.keeper.ask(live, heard, self.clock.now_ns())
+
+        self.call(begin)
         handle.wait(lambda v: v.version > 0 and v.status != "pending")
         return handle
 

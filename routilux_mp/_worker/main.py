@@ -27,7 +27,7 @@ from .invoke import Call
 from .jobs import JobHere, RoutineHere, Routines
 from .liveness import DISPATCH, IDLE, INDEX, LEASE_NS, REVOKED, START_NS, Page
 from .streams import redirect_streams
-from .transaction import UNANSWERED_MAX, HandedBack, Transaction
+from .transaction import LONG_NS, UNANSWERED_MAX, HandedBack, Transaction
 from .wire import Forget, Frames, JobInfo, Reported, Task, decode, encode
 
 _READ_BYTES = 1 << 18
@@ -194,7 +194,9 @@ class Worker:
                     is_finished = yield from self._drive(result, index)
                     if not is_finished:
                         return False
-                now = clock()
+                started, now = now, clock()
+                if now - started > LONG_NS:
+                    transaction.warn_if_uncommitted()
                 succeed(now)
             except HandedBack:
                 raise

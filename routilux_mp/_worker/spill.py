@@ -61,6 +61,12 @@ class PayloadReader:
         return whole[offset : offset + length]
 
 
+def describe_reference(data: bytes | memoryview) -> dict[str, object]:
+    """What the history shows in place of a payload in a blob: its file, size and digest."""
+    name, _, digest, _, length = unpack(data[1:])
+    return {"blob": name, "size_bytes": length, "blob_sha256": digest.hex()}
+
+
 def referred_blob(data: bytes | memoryview) -> str | None:
     """The name of the blob a reference points into; None for a payload that is there."""
     return unpack(data[1:])[0] if is_reference(data) else None

@@ -20,9 +20,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._core.batch import Batch
-from .._core.stimuli import Completion, Emit, Failure, StateOp
-from .._serialization.items import ATOMS, MARKED, WHOLE, encode_item, flat_packer, join_items
+from .._core.stimuli import Completion, Failure, StateOp
+from .._serialization.items import ATOMS, encode_item, flat_packer
 from ..errors import EmissionNotSerializable, KeyUnavailable, StorageBlocked, UnknownName
+from .batches import READY, Entry, assemble, size_of
 from .liveness import IDLE, INDEX, LEASE_NS, REVOKED, START_NS, is_expired
 from .spill import Spiller, is_reference
 
@@ -31,14 +32,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: An entry of ``out`` that holds a ready :class:`Batch` (spilled) instead of an encoded item.
-_READY = 3
 _NEVER = 1 << 63
 #: Reports with a cursor that may be unanswered before a generator waits.
 UNANSWERED_MAX = 4
 #: Uncommitted emissions and time after which a plain handler is warned.
 _UNCOMMITTED_MAX = 10_000
-_UNCOMMITTED_NS = 5_000_000_000
+LONG_NS = 5_000_000_000
 _BLOCKED_RETRY_S = 0.2
 
 
@@ -63,7 +62,7 @@ class Transaction:
         self.routine: RoutineHere
         self.dispatch = 0
         self.count = 0  # activations in it
-        self.out: list[tuple[int, Any, int]] = []  # (event, encoded item, how to join it)
+        self.out: list[Entry] = []
         self.mark = 0  # entries of ``out`` before it are committed, as far as this worker can say
         self.done = 0  # activations returned since the last report
         self.size = 0  # bytes in ``out``, about
@@ -83,7 +82,6 @@ class Transaction:
         self._poison: BaseException | None = None
         self._is_in_handler = False
         self._has_warned = False
-        self._uncommitted_max = _UNCOMMITTED_MAX
 
     # -- what a handler uses --------------------------------------------------------------------
 
@@ -196,7 +194,7 @@ class Transaction:
     def rollback(self) -> None:
         """The running activation leaves no trace."""
         del self.out[self.mark :]
-        self.size = _size_of(self.out)
+        self.size = size_of(self.out)
         self.routine.rollback()
         self._poison = None
         for path in [*self._spilled, *(temporary for temporary, _ in self._outputs)]:
@@ -286,16 +284,18 @@ class Transaction:
             uncommitted = self.out[self.mark :]
             if self.size >= info.payload_inline_bytes_max and info.blob_dir is not None:
                 del self.out[self.mark :]
-                emits = self._assemble(uncommitted)
+                emits = assemble(uncommitted, info.batch_count_max, info.batch_bytes_max)
                 self._spill([e.batch for e in emits], 0, is_committed=False)
-                self.out += [(e.event, e.batch, _READY) for e in emits]
-                self.size = _size_of(self.out)
+                self.out += [(e.event, e.batch, READY) for e in emits]
+                self.size = size_of(self.out)
             self._grow_at = self.size + info.batch_bytes_max
-            self._warn_uncommitted(sum(e[1].count if e[2] == _READY else 1 for e in self.out[self.mark :]))
+            self.warn_if_uncommitted()
 
-    def _warn_uncommitted(self, emitted: int) -> None:
+    def warn_if_uncommitted(self) -> None:
+        """Tell once who emits so much or so long without committing that nobody downstream has anything to do."""
+        emitted = sum(data.count if kind == READY else 1 for _, data, kind in self.out[self.mark :])
         elapsed_ns = time.monotonic_ns() - self._numbers[START_NS]
-        if self._has_warned or not (emitted >= self._uncommitted_max or (emitted > 1 and elapsed_ns > _UNCOMMITTED_NS)):
+        if self._has_warned or not (emitted >= _UNCOMMITTED_MAX or (emitted > 1 and elapsed_ns > LONG_NS)):
             return
         self._has_warned = True
         log.warning(
@@ -306,9 +306,10 @@ class Transaction:
 
     def _report(self, is_last: bool, failure: Failure | None) -> None:
         now = time.monotonic_ns()
-        emits = tuple(self._assemble(self.out[: self.mark]))
-        if self.size > self.job.info.payload_inline_bytes_max:
-            self._spill([e.batch for e in emits], self.job.info.payload_inline_bytes_max, is_committed=True)
+        info = self.job.info
+        emits = tuple(assemble(self.out[: self.mark], info.batch_count_max, info.batch_bytes_max))
+        if self.size > info.payload_inline_bytes_max:
+            self._spill([e.batch for e in emits], info.payload_inline_bytes_max, is_committed=True)
         completion = Completion(
             self.dispatch, self.done, emits, tuple(self._ops), self._reads, self._cursor, failure, is_last,
             now - self._busy_since_ns if self.done or failure is not None else 0,
@@ -323,55 +324,12 @@ class Transaction:
         del self.out[: self.mark]  # in place: the handler may be appending to it in the main thread
         self.mark = 0
         self.done = 0
-        self.size = _size_of(self.out)
+        self.size = size_of(self.out)
         self._grow_at = self.size + self.job.info.batch_bytes_max
         self.deadline_ns = _NEVER
         self._ops = []
         self._reads = ()
         self._cursor = None
-
-    def _assemble(self, entries: list[tuple[int, Any, int]]) -> list[Emit]:
-        """Batches of the entries, per event in order."""
-        if not entries:
-            return []
-        events = dict.fromkeys([entry[0] for entry in entries])
-        if len(events) == 1:
-            [event] = events
-            return [Emit(event, batch) for batch in self._join(entries)]
-        return [
-            Emit(event, batch) for event in events for batch in self._join([e for e in entries if e[0] == event])
-        ]  # fmt: skip
-
-    def _join(self, entries: list[tuple[int, Any, int]]) -> list[Batch]:
-        info = self.job.info
-        items = [entry[1] for entry in entries]
-        kinds = {entry[2] for entry in entries}
-        if max(kinds) < WHOLE and len(items) <= info.batch_count_max and self.size <= 2 * info.batch_bytes_max:
-            return [Batch(len(items), join_items(items, has_marks=MARKED in kinds))]
-        batches: list[Batch] = []
-        run: list[bytes] = []
-        has_marks = False
-        run_bytes = 0
-
-        def close() -> None:
-            if run:
-                batches.append(Batch(len(run), join_items(run, has_marks=has_marks)))
-                run.clear()
-
-        for _, data, kind in entries:
-            if kind >= WHOLE:
-                close()
-                batches.append(data if kind == _READY else Batch(1, data))
-                continue
-            if not run:
-                run_bytes, has_marks = 0, False
-            run.append(data)
-            run_bytes += len(data)
-            has_marks = has_marks or kind == MARKED
-            if len(run) >= info.batch_count_max or run_bytes >= info.batch_bytes_max:
-                close()
-        close()
-        return batches
 
     def _spill(self, batches: list[Batch], bytes_max: int, *, is_committed: bool) -> None:
         """Put payloads above ``bytes_max`` into a blob; they stay where they are if there is no place for blobs."""
@@ -393,7 +351,3 @@ class Transaction:
         for (batch, _), reference in zip(big, references, strict=True):
             batch.data = reference
             batch.size = len(reference)
-
-
-def _size_of(entries: list[tuple[int, Any, int]]) -> int:
-    return sum([len(data) if kind != _READY else data.size for _, data, kind in entries])

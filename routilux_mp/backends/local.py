@@ -144,24 +144,23 @@ class LocalBackend:
         if self._events:
             timeout_s = 0
         ready = self._selector.select(timeout_s)
-        is_nursery_ready = False
+        # The nursery first: it says that a worker has started, and a death has what it said before read first.
+        ready.sort(key=lambda item: item[0].data is not self)
         for key, mask in ready:
             owner = key.data
             if owner is None:
                 self._swallow_wakes()
-            elif owner is self:
-                is_nursery_ready = True
-                nursery_mask = mask
-            else:
-                if mask & selectors.EVENT_WRITE:
-                    owner.pipe.flush()
-                if mask & selectors.EVENT_READ:
+                continue
+            pipe = self._nursery if owner is self else owner.pipe
+            if pipe is None or pipe.sock is not key.fileobj:
+                continue  # it was closed a moment ago
+            if mask & selectors.EVENT_WRITE:
+                pipe.flush()
+            if mask & selectors.EVENT_READ and pipe.is_open:
+                if owner is self:
+                    self._read_nursery(pipe)
+                else:
                     self._read_worker(owner)
-        if is_nursery_ready and self._nursery is not None:
-            if nursery_mask & selectors.EVENT_WRITE:
-                self._nursery.flush()
-            if nursery_mask & selectors.EVENT_READ:
-                self._read_nursery(self._nursery)
         events, self._events = self._events, []
         return events
 

@@ -34,6 +34,14 @@ _THREAD_LIMITS = (
 )  # fmt: skip
 
 
+class _Loaded(NamedTuple):
+    """Code as it was when it had just been loaded."""
+
+    code: Any  # LoadedCode
+    environment: dict[str, Any]
+    main: dict[str, Any]  # what ``__main__`` held then: a later cell or script may use the same names
+
+
 class _Child(NamedTuple):
     worker: int
     pid: int
@@ -68,7 +76,7 @@ class _Nursery:
         self._pid = os.getpid()
         self._frames = Frames()
         self._fds: deque[int] = deque()  # received, in the order of the messages they belong to
-        self._codes: dict[str, Any] = {}  # code id -> LoadedCode
+        self._codes: dict[str, _Loaded] = {}
         self._by_pid: dict[int, _Child] = {}
         self._by_pidfd: dict[int, _Child] = {}
         self._memory = _Memory()
@@ -134,7 +142,7 @@ class _Nursery:
             return
         finally:
             self._die_on_hangup(False)
-        self._codes[code_id] = code
+        self._codes[code_id] = _Loaded(code, environment, dict(vars(sys.modules["__main__"])))
         gc.collect()
         gc.freeze()  # a collection in a worker would touch, and so copy, every page of it
         self._tell("ready", code_id)
@@ -150,8 +158,8 @@ class _Nursery:
         fcntl.fcntl(self._alive, fcntl.F_SETFL, flags | os.O_ASYNC if is_on else flags & ~os.O_ASYNC)
 
     def _start(self, worker: int, code_id: str, socket_fd: int, page_fd: int) -> None:
-        code = self._codes.get(code_id)
-        if code is None:
+        loaded = self._codes.get(code_id)
+        if loaded is None:
             os.close(socket_fd)
             os.close(page_fd)
             self._tell("died", worker, 0, None, None, 0, False, f"its code {code_id} is not loaded")
@@ -168,7 +176,7 @@ class _Nursery:
                 os.close(socket_fd)
                 os.close(page_fd)
         if pid == 0:
-            self._become_worker(code, socket_fd, page_fd)
+            self._become_worker(loaded, socket_fd, page_fd)
         try:
             os.setpgid(pid, pid)  # the worker does the same: whoever comes first
         except OSError:
@@ -180,7 +188,7 @@ class _Nursery:
             self._poll.register(child.pidfd, select.POLLIN)
         self._tell("started", worker, pid)
 
-    def _become_worker(self, code: Any, socket_fd: int, page_fd: int) -> None:
+    def _become_worker(self, loaded: _Loaded, socket_fd: int, page_fd: int) -> None:
         """In the forked process: keep nothing of the nursery's, and never return."""
         status = 70  # EX_SOFTWARE: the worker itself is broken, not a handler
         try:
@@ -192,7 +200,11 @@ class _Nursery:
                     os.close(fd)
             from .._worker.main import run
 
-            run(socket.socket(fileno=socket_fd), page_fd, code)
+            _take_environment(loaded.environment)
+            main = vars(sys.modules["__main__"])
+            main.clear()
+            main.update(loaded.main)
+            run(socket.socket(fileno=socket_fd), page_fd, loaded.code)
             status = 0
         except BaseException:  # nothing may return into the nursery's code
             traceback.print_exc(file=sys.__stderr__)

@@ -125,9 +125,7 @@ def check(root: str, job_id: str) -> Report:
             report.troubles.append(str(error))
             return report
         if whole is not None and _gist(whole) != _gist(recovered):
-            report.troubles.append(
-                "the newest snapshot and the log before it tell two stories: keep a copy of the directory"
-            )
+            report.troubles.append("the newest snapshot and the log before it tell two stories; keep a copy")
     return report
 
 

@@ -398,3 +398,46 @@ def test_workers_end_with_a_killed_supervisor(tmp_path: Path, round_number: int)
         elapsed_ms = (time.monotonic() - before) * 1000
     # The promise is 50 ms; a loaded test machine may need longer to schedule anybody at all.
     assert elapsed_ms < 500, f"{elapsed_ms:.0f} ms"
+
+
+# -- code that changes ----------------------------------------------------------------------------
+
+
+def test_later_code_with_the_same_names_does_not_change_earlier_code(backend: LocalBackend) -> None:
+    """A notebook cell that is run again defines the same names; workers of the old job start later."""
+    main = sys.modules["__main__"]
+    cell = textwrap.dedent("""
+        from routilux_mp.routine import Routine
+
+        def answer():
+            return {answer!r}
+
+        class FromCell(Routine):
+            def __init__(self):
+                super().__init__()
+                self.add_slot("in", self.work)
+                self.add_event("out")
+
+            def work(self, n):
+                self.emit("out", answer=answer())
+    """)
+    names = ("FromCell", "answer", "Routine")
+    kept = {name: vars(main)[name] for name in names if name in vars(main)}
+    try:
+        drivers = []
+        for number, text in enumerate(("old", "new"), 1):
+            exec(compile(cell.format(answer=text), "<cell>", "exec"), vars(main))
+            drivers.append(Driver(backend, {"r": vars(main)["FromCell"]()}).begin(number))
+            drivers[-1].started(number)
+        old, new = drivers
+        assert old.code_id != new.code_id
+        backend.start(3, old.code_id)
+        backend.send(3, old.info)
+        old.work(1, numbers(1), worker=3)
+        assert old.emitted(old.finish(1)) == [{"answer": "old"}]
+        new.work(2, numbers(1), worker=2)
+        assert new.emitted(new.finish(2)) == [{"answer": "new"}]
+    finally:
+        for name in names:
+            vars(main).pop(name, None)
+        vars(main).update(kept)

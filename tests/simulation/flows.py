@@ -16,7 +16,7 @@ from routilux_mp._core.topology import ConnectionSpec, ErrorSpec, PolicySpec, Ro
 
 #: A value is ``hops * HOP + ident``: how often it may go round a cycle, and who it is.
 HOP = 100_000
-ACTIVATIONS_MAX = 70
+ACTIVATIONS_MAX = 120
 Emission = tuple[int, int]  # (event, value)
 
 
@@ -238,7 +238,7 @@ _PACES_NS = (1_000, 100_000, 3_000_000, 30_000_000)
 
 def random_flow(rng: Random, flow_id: str) -> Flow:
     """A flow with handlers and input that ends, small enough to run in a blink."""
-    size = rng.randint(2, 14)
+    size = rng.choice((2, 4, 8, 16, 32))
     while True:
         topology, programs = _shape(rng, flow_id)
         for _ in range(3):
@@ -276,9 +276,10 @@ def _shape(rng: Random, flow_id: str) -> tuple[Topology, tuple[Program, ...]]:
         if not events[number] or rng.random() < 0.4:
             events[number] += 1  # connected to nothing: results
     on_cycle = _on_cycle(edges, count)
+    stateful = rng.choice((0.0, 0.15, 0.15, 0.5, 0.9))
     routines, programs = [], []
     for number in range(count):
-        spec, program = _routine(rng, number, slots[number], events[number], number in on_cycle)
+        spec, program = _routine(rng, number, slots[number], events[number], number in on_cycle, stateful)
         routines.append(spec)
         programs.append(program._replace(loops=frozenset(loop_events[number])))
     strategy = "sequential" if rng.random() < 0.15 else "concurrent"
@@ -319,7 +320,9 @@ def _on_cycle(edges: list[tuple[int, int]], count: int) -> set[int]:
     return found
 
 
-def _routine(rng: Random, number: int, slots: int, events: int, on_cycle: bool) -> tuple[RoutineSpec, Program]:
+def _routine(
+    rng: Random, number: int, slots: int, events: int, on_cycle: bool, stateful: float
+) -> tuple[RoutineSpec, Program]:
     policy, kind = PolicySpec(), "plain" if number else "source"
     if number and rng.random() < 0.4:
         policy, kind = _policy(rng, slots, on_cycle)
@@ -328,7 +331,7 @@ def _routine(rng: Random, number: int, slots: int, events: int, on_cycle: bool) 
         fans=tuple(rng.choice((1, 1, 1, 2)) for _ in range(events)),
         kind=kind,
         chunk=rng.choice((1, 2, 3)) if kind in ("plain", "source") and rng.random() < 0.35 else 0,
-        state=tuple(s for s in ("own", "shared", "add", "append", "log") if rng.random() < 0.15),
+        state=tuple(s for s in ("own", "shared", "add", "append", "log") if rng.random() < stateful),
         key=rng.choice("ab"),
         pace_ns=rng.choice(_PACES_NS),
     )
@@ -336,6 +339,8 @@ def _routine(rng: Random, number: int, slots: int, events: int, on_cycle: bool) 
     if rng.random() < 0.4:
         program = _flawed(rng, program, error)
     workers = rng.choice((1, 1, 1, 2, 3, 0))
+    if stateful > 0.5:  # many workers that change the same things at once, quickly
+        program, workers = program._replace(key="a", pace_ns=_PACES_NS[0]), rng.choice((1, 2, 3))
     spec = RoutineSpec(
         f"r{number}", f"R{number}", tuple(f"s{i}" for i in range(slots)), tuple(f"e{i}" for i in range(events)),
         "handler" if kind in ("plain", "source") else "logic", policy, workers,

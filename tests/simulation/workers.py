@@ -51,7 +51,6 @@ class Current:
         self.reads: tuple[Key, ...] = ()
         self.cursor: bytes | None = None
         self.busy_ns = 0
-        self.performed = self.performed[-1:] if self.is_running else []
 
 
 class SimWorker:
@@ -239,8 +238,11 @@ class SimWorker:
         )
         if c.cursor is not None:
             c.unanswered += 1
-        self.say(Report(self.number, completion, c.job_id), c.performed)
+        # What still runs is not reported, unless it has committed a cursor.
+        going_on = c.performed[-1:] if c.is_running and c.cursor is None else []
+        self.say(Report(self.number, completion, c.job_id), c.performed[: len(c.performed) - len(going_on)])
         c.clear()
+        c.performed = going_on
 
     def batches(self, out: list[tuple[int, int]]) -> list[Emit]:
         """Per event in order, cut into batches as chance has it."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -20,7 +22,7 @@ from routilux_mp._worker.liveness import INDEX, LEASE_NS, Page
 from routilux_mp._worker.spill import PayloadReader, is_reference, referred_blob
 from routilux_mp._worker.transaction import HandedBack, Transaction
 from routilux_mp._worker.wire import JobInfo
-from routilux_mp.errors import CheckpointDamaged, EmissionNotSerializable, StorageBlocked
+from routilux_mp.errors import CheckpointDamaged, EmissionNotSerializable, SignatureInvalid, StorageBlocked
 from routilux_mp.routine import Routine
 
 
@@ -296,6 +298,34 @@ def test_items_join_to_what_a_batch_would_be() -> None:
     assert encode_item({"a": (1,)}, None, b"")[1] == MARKED
     numpy = pytest.importorskip("numpy")
     assert encode_item({"a": numpy.zeros(100_000)}, None, b"")[1] == WHOLE
+
+
+def test_objects_move_in_batches_too() -> None:
+    bench = Bench(keys=(b"k" * 32,), batch_count_max=100)
+    values: list[Any] = [1, complex, [2], Decimal("1.5"), (3,), UUID(int=7), "x", range(3)]
+    for _ in range(50):
+        for value in values:
+            bench.emit(v=value)
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    batches = [emit.batch for c in bench.sent for emit in c.emits]
+    assert max(b.count for b in batches) <= 100
+    assert len(batches) < 20
+    place, signer = bench.routine.place_of("a"), bench.job.signer
+    found = [item["v"] for b in batches for item in decode_batch(b.data or b"", signer, place)]
+    assert found == values * 50
+    data = batches[0].data or b""
+    whole = decode_batch(data, signer, place)
+    for start in range(batches[0].count - 2):
+        assert decode_batch(data, signer, place, start, 3) == whole[start : start + 3]
+    with pytest.raises(CheckpointDamaged):
+        decode_batch(data, signer, place, batches[0].count, 1)
+    with pytest.raises(SignatureInvalid):
+        decode_batch(data, signer, b"elsewhere")
+    for size in range(0, len(data), 7):
+        with pytest.raises((CheckpointDamaged, SignatureInvalid)):
+            decode_batch(data[:size], signer, place)
+    bench.page.close()
 
 
 def test_a_failure_is_text_only() -> None:

@@ -13,15 +13,20 @@ from routilux_mp._core.stimuli import Completion, Emit, Failure, StateOp
 from routilux_mp._serialization.packing import pack
 from routilux_mp._worker.wire import Forget, Frames, JobInfo, Reported, Task, Text, decode, encode
 
+PARTS = (Part(0, -1, Batch(5, b"abc"), 1, 2), Part(1, 7, Batch(1, b"d"), 0, 1))
+STATE = (("", "k", 1.5), ("r", "gone", None), ("r", "b", b"x"))
+FAILURE = Failure("error", "T", "m", "t", False)
+OPS = (StateOp("set", "", "k", b"v"),)
 MESSAGES = [
-    Task("j", Work(1, 2, 3, (4, 9), (Part(0, -1, Batch(5, b"abc"), 1, 2), Part(1, 7, Batch(1, b"d"), 0, 1)), True, b"m", 2,
-                   b"c", (("", "k", 1.5), ("r", "gone", None), ("r", "b", b"x")), True)),
-    Reported("j", Completion(1, 2, (Emit(0, Batch(3, b"xyz")),), (StateOp("set", "", "k", b"v"),), (("", "k"),), b"c",
-                             Failure("error", "T", "m", "t", False), False, 99)),
+    Task("j", Work(1, 2, 3, (4, 9), PARTS, True, b"m", 2, b"c", STATE, True)),
+    Reported("j", Completion(1, 2, (Emit(0, Batch(3, b"xyz")),), OPS, (("", "k"),), b"c", FAILURE, False, 99)),
     Reported("j", Completion(1, 0)),
     JobInfo("j", "c", "f", {"flow_id": "f"}, "/blobs", (b"k" * 32,), 1, 2, 3.5, 4),
-    Forget("j"), GoOn(1, 2), Revoke(3, 4), Text("stderr", "äöü\n"),
-]  # fmt: skip
+    Forget("j"),
+    GoOn(1, 2),
+    Revoke(3, 4),
+    Text("stderr", "äöü\n"),
+]
 
 
 def same(a: object, b: object) -> bool:

@@ -1,0 +1,223 @@
+"""The thread beside the loop that touches the shared directory for it: heartbeat, requests, answers.
+
+The loop must never wait for a network file system, and must not fall silent because a user's code
+holds it up. The rule it owns: a heartbeat that comes later than the lease raises a doubt, however
+well it was written in the end: this process was stopped, and somebody may have taken its jobs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from .._storage.control import Answer, Control, Request
+from .._storage.lease import BEATS_PER_LEASE, Heartbeat, boot_time_s
+from .._storage.watch import Watch
+from ..errors import CheckpointDamaged, StorageError
+from ..settings import Settings
+
+if TYPE_CHECKING:
+    from .._core.job import Job
+    from .._storage.store import Store
+
+log = logging.getLogger(__name__)
+
+#: A change of what is owned is shown at once, but not more often than this.
+_BEAT_INTERVAL_S: Final = 0.2
+#: How long a job that was handed over is pointed out.
+_OFFERED_S: Final = 60.0
+#: An observer costs threads: it is not started for a job of a moment, nor for the many jobs of a busy process.
+_WATCH_AFTER_S: Final = 1.0
+_WATCHED_JOBS_MAX: Final = 4
+
+
+class Heard(NamedTuple):
+    """A request that was found; None: what is there cannot be read as one, for this reason."""
+
+    job_id: str
+    request_id: str
+    request: Request | None
+    reason: str = ""
+
+
+class Kept(NamedTuple):
+    """A job that this process owns, as this thread needs it."""
+
+    job: Job
+    #: request id -> why it was refused, or "": durable ones only, since only those may be answered.
+    answers: dict[str, str]
+
+
+class Vigil:
+    """Starts its thread when the first job is kept."""
+
+    def __init__(self, store: Store, settings: Settings, wake: Callable[[], None]) -> None:
+        self.heard: deque[Heard] = deque()
+        self._store = store
+        self._lease_s = settings.lease_s
+        self._poll_s = settings.poll_s
+        self._wake = wake
+        self._kept: dict[str, Kept] = {}
+        self._left: deque[tuple[str, Kept]] = deque()
+        self._offered: dict[str, float] = {}
+        self._blocked: Mapping[str, str] = {}
+        self._has_changed = False
+        self._is_doubtful = False
+        self._deadline_s = 0.0  # on the clock of boot_time_s; 0: no lease yet
+        self._event = threading.Event()
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+        self._watch: Watch | None = None
+        self._controls: dict[str, Control] = {}
+
+    # -- the loop's side --------------------------------------------------------------------------
+
+    def keep(self, job: Job) -> dict[str, str]:
+        """This process owns the job. Returns where the loop notes the answers that are durable."""
+        kept = Kept(job, dict(job.answered))
+        self._kept[job.job_id] = kept
+        self._offered.pop(job.job_id, None)
+        self._changed()
+        if self._thread is None:
+            self._deadline_s = boot_time_s() + self._lease_s
+            self._thread = threading.Thread(target=self._run, name="routilux-vigil", daemon=True)
+            self._thread.start()
+        return kept.answers
+
+    def let_go(self, job_id: str, *, is_offered: bool) -> None:
+        """This process does not own the job any more; ``is_offered``: it is sealed for whoever takes it."""
+        kept = self._kept.pop(job_id, None)
+        if kept is not None:
+            self._left.append((job_id, kept))
+        if is_offered:
+            self._offered[job_id] = time.monotonic()
+        self._changed()
+
+    def blocked(self, blocked: Mapping[str, str]) -> None:
+        """Jobs that cannot be written now, with the reason."""
+        if blocked != self._blocked:
+            self._blocked = blocked
+            self._changed()
+
+    def look_now(self) -> None:
+        """There are answers to be shown."""
+        self._event.set()
+
+    def take_doubt(self) -> bool:
+        """Whether there was a silence longer than the lease since the last question."""
+        is_over = self._deadline_s != 0.0 and boot_time_s() > self._deadline_s
+        doubt, self._is_doubtful = self._is_doubtful or is_over, False
+        if is_over:
+            # Asked once per silence: what the loop does now decides, and gives as good a lease as a heartbeat.
+            self._deadline_s = boot_time_s() + self._lease_s
+        return doubt
+
+    @property
+    def left_ns(self) -> int:
+        """How much of the lease is left."""
+        return max(0, int((self._deadline_s - boot_time_s()) * 1e9)) if self._deadline_s else 0
+
+    def close(self, offered: frozenset[str] = frozenset()) -> None:
+        """Show what is left to be shown, and that this process leaves. ``offered``: jobs it has sealed."""
+        if self._thread is None:
+            return
+        for job_id in list(self._kept):
+            self.let_go(job_id, is_offered=job_id in offered)
+        self._is_closed = True
+        self._event.set()
+        self._thread.join()
+
+    def _changed(self) -> None:
+        self._has_changed = True
+        self._event.set()
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        heartbeat = self._store.heartbeat()
+        began = next_poll = time.monotonic()
+        next_beat = beaten = 0.0
+        while not self._is_closed:
+            now = time.monotonic()
+            if now >= next_beat or (self._has_changed and now >= beaten + _BEAT_INTERVAL_S):
+                self._beat(heartbeat)
+                beaten, next_beat = now, now + self._lease_s / BEATS_PER_LEASE
+            self._poll()
+            next_poll = now + self._poll_s
+            if self._watch is None and now - began > _WATCH_AFTER_S:
+                self._watch = Watch(self._store.path, self._event.set, self._poll_s)
+            wake_at = min(next_beat, next_poll)
+            if self._has_changed:
+                wake_at = min(wake_at, beaten + _BEAT_INTERVAL_S)
+            self._event.wait(max(0.0, wake_at - time.monotonic()))
+            self._event.clear()
+        self._leave(heartbeat)
+
+    def _beat(self, heartbeat: Heartbeat, *, is_leaving: bool = False) -> None:
+        self._has_changed = False
+        began = boot_time_s()
+        self._offered = {j: t for j, t in list(self._offered.items()) if time.monotonic() - t < _OFFERED_S}
+        try:
+            heartbeat.beat(list(self._kept), offered=self._offered, blocked=self._blocked, is_leaving=is_leaving)
+        except OSError as error:
+            log.warning("heartbeat not written: %s", error)
+        else:
+            if self._deadline_s and began > self._deadline_s:
+                self._is_doubtful = True
+            self._deadline_s = began + self._lease_s
+        # Also when it failed: the loop looks at what is left of the lease.
+        self._wake()
+
+    def _poll(self) -> None:
+        while self._left:
+            self._look(*self._left.popleft(), takes=False)
+        for job_id, kept in list(self._kept.items()):
+            self._look(job_id, kept, takes=True)
+
+    def _look(self, job_id: str, kept: Kept, *, takes: bool) -> None:
+        """Find new requests, and show answers that are durable."""
+        try:
+            control = self._controls.get(job_id) or self._controls.setdefault(job_id, self._store.control(job_id))
+            for request_id in control.unanswered():
+                if request_id <= kept.job.answered_low:
+                    control.sweep(kept.job.answered_low)
+                elif request_id in kept.answers:
+                    reason = kept.answers[request_id]
+                    control.put_answer(Answer(request_id, not reason, reason))
+                elif takes and not kept.job.has_answered(request_id):
+                    self._hear(job_id, request_id, control)
+        except (StorageError, OSError) as error:
+            log.debug("requests of job %s not read: %s", job_id, error)
+        if not takes:
+            self._controls.pop(job_id, None)
+        if self._watch is not None:
+            paths = [self._store.view_paths(job_id).job, f"{self._store.view_paths(job_id).job}/control"]
+            for path in paths:
+                if takes and len(self._kept) <= _WATCHED_JOBS_MAX:
+                    self._watch.add(path)
+                else:
+                    self._watch.remove(path)
+
+    def _hear(self, job_id: str, request_id: str, control: Control) -> None:
+        try:
+            heard = Heard(job_id, request_id, control.read(request_id))
+        except FileNotFoundError:
+            return
+        except CheckpointDamaged as error:
+            heard = Heard(job_id, request_id, None, str(error))
+        self.heard.append(heard)
+        self._wake()
+
+    def _leave(self, heartbeat: Heartbeat) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        self._poll()
+        if self._offered:
+            # It stays, for those who do not see the SEALs yet; it is swept a day later.
+            self._beat(heartbeat, is_leaving=True)
+        else:
+            heartbeat.remove()
