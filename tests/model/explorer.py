@@ -106,6 +106,10 @@ class Explorer:
                 return Result(len(came_from), transitions, str(violation), self._trace(came_from, last))
         return Result(len(came_from), transitions)
 
+    def disks(self) -> list[Disk]:
+        """Every disk that was met, to see that a rule was put to the test at all."""
+        return list(self._disks.values)
+
     # -- states as integers ---------------------------------------------------------------------
 
     def _start(self) -> int:

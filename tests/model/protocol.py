@@ -398,7 +398,7 @@ def _keep(disk: Disk, process: Process, rules: Rules) -> Iterator[Move]:
             snapshots = disk.snapshots
             if snapshots[epoch - 1] is None:
                 snapshots = (*snapshots[: epoch - 1], argument, *snapshots[epoch:])
-            following = process._replace(keeper=("archive", epoch, ()))
+            following = process._replace(keeper=("archive" if rules.archives_first else "collect", epoch, ()))
             yield Move(f"put snapshot {epoch}", disk._replace(snapshots=snapshots), following)
         case "archive":
             yield _archive_next(disk, process, epoch)
@@ -442,7 +442,7 @@ def _doomed(disk: Disk, epoch: int, rules: Rules) -> tuple[Doomed, ...]:
         doomed += [("file", x, n) for n in range(low, high + 1) if record_at(disk.log, x, n) is not None]
     doomed += [("snapshot", x, 0) for x in kept if x < limit]
     released = next((e for e, row in enumerate(disk.first, 1) if 0 in row[1:]), None)
-    if disk.has_blob and released is not None and released < limit:
+    if disk.has_blob and released is not None and released < limit and epoch > 1:  # it was written in epoch 1
         doomed.append(("blob", 0, 0))
     return tuple(doomed)
 

@@ -29,7 +29,9 @@ def outcome(state: JobState) -> dict[str, Any]:
         "results": results,
         "shared": dict(state.shared_data),
         "log": state.shared_log,
-        "sums": {rid: {k: v for k, v in s.items() if k in ("total", "last")} for rid, s in state.routine_states.items()},
+        "sums": {
+            rid: {k: v for k, v in s.items() if k in ("total", "last")} for rid, s in state.routine_states.items()
+        },
         "dead": len(state.dead_letters),
         "unconsumed": state.unconsumed,
     }

@@ -16,6 +16,7 @@ from routilux_mp._core.history import HistoryFold
 from routilux_mp._core.invariants import check
 from routilux_mp._core.job import Group, Item, Job, ListValue, Run
 from routilux_mp._core.lifecycle import JOB
+from routilux_mp._core.view import JobView
 from routilux_mp._storage.codec import decode_record
 from routilux_mp.backends.base import Report
 
@@ -90,6 +91,7 @@ class Audit:
         for first, count in zip(record.ranges[::2], record.ranges[1::2], strict=True):
             for seq in range(first, first + count):
                 self._is_done(shadow, number, seq)
+        shadow.kinds["cursor"] += record.partial >= 0
         lowest = record.ranges[0] if record.ranges else record.partial
         if spec.workers == 1:
             for seq, special in routine.special.items():
@@ -129,8 +131,31 @@ class Audit:
         special = routine.special.get(seqs[0])
         if special is not None:
             must((work.attempt, work.cursor) == (special.attempt, special.cursor), "an attempt that is not on record")
-        if shadow.job.status != "running":
-            must(False, f"work of a job that is {shadow.job.status}")
+        must(shadow.job.status == "running", f"work of a job that is {shadow.job.status}")
+        self._may_run(job_id, work.routine, work.dispatch)
+
+    def _may_run(self, job_id: str, number: int, dispatch: int) -> None:
+        """Sequential jobs run one thing at a time; a full slot holds its feeders unless nothing else could go on."""
+        job, seen = self.world.loop.jobs[job_id].job, self.world.summary.seen
+        seen["conflict"] += any(s.keys for s in job.routines[number].special.values())
+        seen["held"] += any(d.is_held for d in job.dispatches.values())
+        others = [d for d in job.dispatches.values() if d.dispatch != dispatch]
+        must(job.topology.strategy != "sequential" or not others, "two at once in a sequential job")
+        full = any(job.routines[t].queued[s] >= job.topology.routines[t].queue_max for t, s in job.topology.feeds[number])
+        must(not full or all(d.is_held for d in others), "activated although a slot it feeds is full")
+        seen["bound lifted"] += full
+
+    def shown(self, job_id: str, view: JobView) -> None:
+        """What a caller can see is on the disk."""
+        shadow = self.shadows.get(job_id)
+        if shadow is None:
+            must(view.status == "pending", f"{view.status} is shown of a job that does not stand")
+            return
+        job = shadow.job
+        must(view.activations <= job.activations, "activations are shown that do not stand")
+        must(view.history_count <= job.record_count, "history is shown that does not stand")
+        must(sum(view.results_count.values()) <= sum(job.results.values()), "results are shown that do not stand")
+        must(not view.is_terminal or view.status == job.status, f"{view.status} is shown, {job.status} stands")
 
     def begins(self, performance: Performance, dispatch: int) -> None:
         before = self.performed.get(performance)

@@ -16,7 +16,7 @@ from routilux_mp._core.topology import ConnectionSpec, ErrorSpec, PolicySpec, Ro
 
 #: A value is ``hops * HOP + ident``: how often it may go round a cycle, and who it is.
 HOP = 100_000
-ACTIVATIONS_MAX = 120
+ACTIVATIONS_MAX = 150
 Emission = tuple[int, int]  # (event, value)
 
 
@@ -238,7 +238,7 @@ _PACES_NS = (1_000, 100_000, 3_000_000, 30_000_000)
 
 def random_flow(rng: Random, flow_id: str) -> Flow:
     """A flow with handlers and input that ends, small enough to run in a blink."""
-    size = rng.choice((2, 4, 8, 16, 32))
+    size = rng.choice((2, 4, 8, 16, 32, 64))
     while True:
         topology, programs = _shape(rng, flow_id)
         for _ in range(3):

@@ -15,6 +15,7 @@ from routilux_mp._core.batch import Batch
 from routilux_mp._core.job import Job
 from routilux_mp._core.stimuli import Annotate, Cancel, Close, Pause, Post, Resume, StateOp, Stimulus, Submit
 from routilux_mp._core.topology import RoutineSpec
+from routilux_mp._supervisor import loop as loop_module
 from routilux_mp._supervisor.live import LiveJob
 from routilux_mp._supervisor.loop import Loop
 from routilux_mp.backends.base import Died, Event, JobInfo, Report
@@ -131,13 +132,17 @@ class World:
         self.loop = Loop(
             self.settings, self.backend, self.committer, self.clock,
             introduce=lambda live, slot: self.backend.send(slot.worker, JobInfo(live.job.job_id, "", "", {})),
-            read_batch=lambda live, batch: self.disk.logs[live.job.job_id].read(batch),
+            read_batch=self.read_batch,
             on_print=lambda stream, text: None, documents=lambda live: lambda: (None, b""), workers_max=self.workers_max,
         )  # fmt: skip
         for plan in self.plans.values():
             shadow = self.audit.shadows.get(plan.job_id)
             if shadow is None or not shadow.job.is_terminal:
                 self.adopt(plan)
+
+    def read_batch(self, live: LiveJob, batch: Batch) -> bytes:
+        self.summary.seen["spilled"] += 1
+        return self.disk.logs[live.job.job_id].read(batch)
 
     def adopt(self, plan: Plan) -> None:
         """Begin a job, or go on with what stands of it."""
@@ -206,6 +211,8 @@ class World:
 
     def act(self, timeout_s: float | None) -> list[Event]:
         self.polls += 1
+        for job_id, live in self.loop.jobs.items():
+            self.audit.shown(job_id, live.view)
         must(self.polls < POLLS_MAX, "the jobs do not end")
         rng = self.rng
         self.clock.now += rng.randrange(20_000, 400_000)
@@ -431,8 +438,11 @@ def _drain(world: World) -> bool:
 
 def simulate(seed: int) -> Summary:
     """Run the world of this seed to its end."""
-    world = World(seed)
+    world, spill_every = World(seed), loop_module.SPILL_EVERY
+    loop_module.SPILL_EVERY = 1
     try:
         return world.run()
     except AssertionError as error:
         raise Broken(f"seed {seed}: {error}") from error
+    finally:
+        loop_module.SPILL_EVERY = spill_every
