@@ -194,18 +194,28 @@ class Flow(Serializable):
         return job_state
 
     def pause(
-        self, job_state: JobState, reason: str = "", checkpoint: Any = None, *, timeout_s: float | None = None
+        self,
+        job_state: JobState,
+        reason: str = "",
+        checkpoint: Any = None,
+        *,
+        timeout_s: float | None = None,
+        handover: bool = False,
     ) -> None:
         """Let running activations finish, keep everything queued in the checkpoint, and be ``paused``.
+
+        ``handover``: a standby of the checkpoint root may take the job over at once, and goes on with it.
 
         Raises:
             ValueError: the job belongs to another flow.
         """
         job_state._check_flow(self)
-        current_runtime().pause(job_state, reason, checkpoint, timeout_s)
+        current_runtime().pause(job_state, reason, checkpoint, timeout_s, handover=handover)
 
-    def resume(self, job_state: JobState) -> JobState:
+    def resume(self, job_state: JobState, *, takeover: bool = False) -> JobState:
         """Go on with a paused or interrupted job; completed work stays completed. Does not wait for it.
+
+        ``takeover``: also one that another living process owns, which is asked to yield it first.
 
         Returns:
             The same object, live, when this process knows the job or can take it over.
@@ -218,7 +228,7 @@ class Flow(Serializable):
         current = job_state.current_routine_id
         if current is not None and current not in self.routines:
             raise UnknownName(f"Current routine '{current}' not found in flow")
-        resumed = current_runtime().resume(self, job_state)
+        resumed = current_runtime().resume(self, job_state, takeover=takeover)
         self._follow(resumed)
         return resumed
 

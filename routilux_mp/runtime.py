@@ -71,6 +71,7 @@ class Runtime:
         )
         self._lock = threading.RLock()
         self._made: Supervisor | None = None
+        self._may_create_key = True  # a standby must not: it would be another one than the jobs are signed with
         self._is_closed = False
         self._states: weakref.WeakValueDictionary[str, JobState] = weakref.WeakValueDictionary()
         if self.settings.durability == "none":
@@ -172,7 +173,13 @@ class Runtime:
     # -- control --------------------------------------------------------------------------------
 
     def pause(
-        self, job_state: JobState, reason: str = "", checkpoint: Any = None, timeout_s: float | None = None
+        self,
+        job_state: JobState,
+        reason: str = "",
+        checkpoint: Any = None,
+        timeout_s: float | None = None,
+        *,
+        handover: bool = False,
     ) -> None:
         """Pause a job and wait until it is paused; see :meth:`Flow.pause`."""
         live = job_state._live
@@ -182,7 +189,7 @@ class Runtime:
             live.curtain.pause(reason, checkpoint)
         else:
             encoded = b"" if checkpoint is None else self._encode(job_state.job_id, checkpoint)
-            live.handle.pause(reason, encoded, timeout_s)
+            live.handle.pause(reason, encoded, timeout_s, is_offer=handover)
             view = live.handle.view
             if view.is_terminal and view.status != "failed":
                 live.curtain.pause(reason, checkpoint)  # it ended before the wish reached it
@@ -309,7 +316,7 @@ class Runtime:
                 # A program that only defines flows need not pay for importing the engine.
                 from ._supervisor.supervisor import Supervisor
 
-                self._made = Supervisor(self.settings, self._describe)
+                self._made = Supervisor(self.settings, self._describe, may_create_key=self._may_create_key)
                 remember(self)
             return self._made
 

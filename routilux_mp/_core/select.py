@@ -86,6 +86,9 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
     if job.state_commit > job.stands and (is_reset or _has_foreign_change(job, s.worker)):
         return  # it would see state that is not durable yet
     seq = _special_to_run(job, routine, now_ns)
+    before = _special_in_turn(routine) if spec.workers == 1 else None
+    if before is not None and routine.ready and routine.ready[0].seq < before:
+        seq = None  # in order: what was handed back and came before it goes first
     if seq is not None:
         special = routine.special[seq]
         if special.keys and any(d.worker == s.worker for d in job.dispatches.values()):
@@ -95,9 +98,7 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
         yield Dispatched(s.dispatch, s.worker, s.routine, 0, seq, tuple((scope, key) for scope, key, _ in state))
         yield _work(s, (special.item,), state, is_reset, special)
         return
-    if routine.special and spec.workers == 1 and any(x.due_ns == 0 for x in routine.special.values()):
-        return  # in order: what crashed or committed a cursor goes first
-    items, count = _head(job, routine, s.count, spec.is_ordered and spec.workers != 1)
+    items, count = _head(job, routine, s.count, spec.is_ordered and spec.workers != 1, before)
     if not count:
         return
     state = _unseen_state(job, s.worker, is_reset)
@@ -106,8 +107,13 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
     yield _work(s, items, state, is_reset, None)
 
 
-def _head(job: Job, routine: RoutineState, limit: int, is_ordered: bool) -> tuple[tuple[Item, ...], int]:
-    """Durable activations from the head of the queue, at most ``limit``; a group goes alone."""
+def _head(
+    job: Job, routine: RoutineState, limit: int, is_ordered: bool, before: int | None
+) -> tuple[tuple[Item, ...], int]:
+    """Durable activations from the head of the queue, at most ``limit``; a group goes alone.
+
+    Those from number ``before`` on wait for a special one.
+    """
     items: list[Item] = []
     count = 0
     for item in routine.ready:
@@ -118,6 +124,8 @@ def _head(job: Job, routine: RoutineState, limit: int, is_ordered: bool) -> tupl
                 break
             limit = min(limit, routine.next_release + job.ordered_window_max - item.seq + count)
         take = min(item.count, limit - count)
+        if before is not None:
+            take = min(take, before - item.seq)
         if take <= 0:
             break
         items.append(item if take == item.count else item._replace(count=take))
@@ -147,6 +155,11 @@ def _special_to_run(job: Job, routine: RoutineState, now_ns: int) -> int | None:
         if best is None or seq < best:
             best = seq
     return best
+
+
+def _special_in_turn(routine: RoutineState) -> int | None:
+    """The first activation that crashed, conflicted or committed a cursor: later ones must not overtake it."""
+    return min((seq for seq, special in routine.special.items() if special.due_ns == 0), default=None)
 
 
 def _has_foreign_change(job: Job, worker: int) -> bool:

@@ -79,7 +79,9 @@ class Control:
         except (TypeError, ValueError) as error:
             raise UsageError(f"the arguments of a request must be plain JSON values: {error}") from None
         if len(raw) > _REQUEST_BYTES_MAX:
-            raise UsageError(f"a request of {len(raw)} bytes is more than {_REQUEST_BYTES_MAX}; pass a file name instead")
+            raise UsageError(
+                f"a request of {len(raw)} bytes is more than {_REQUEST_BYTES_MAX}; pass a file name instead"
+            )
         self._put(request.request_id, raw)
 
     def put_answer(self, answer: Answer) -> None:
@@ -103,6 +105,10 @@ class Control:
             case {"kind": str(kind), "arguments": dict(arguments)} if kind in KINDS:
                 return Request(request_id, kind, arguments, str(document.get("requester", "")))
         raise CheckpointDamaged(f"{self._place.where(CONTROL, request_id)} is not a request that this version knows")
+
+    def stands(self, request_id: str) -> bool:
+        """Whether the request's file is there; a network client that does not see it yet looks again."""
+        return request_id in self._place.names(CONTROL)
 
     def answer(self, request_id: str) -> Answer | None:
         """The answer, if it is there."""

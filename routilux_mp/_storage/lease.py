@@ -133,7 +133,7 @@ class Heartbeats:
         try:
             at = fs.open_dir(OWNERS, self._root.handle())
         except OSError:
-            return [seen.sign for seen in self._seen.values() if seen.sign is not None]
+            return self.signs()
         try:
             for token in {*filter(is_token, fs.names(at)), *self._seen}:
                 self._read(token, at)
@@ -141,6 +141,10 @@ class Heartbeats:
             _log.debug("heartbeats not listed", extra={"error": str(error)})
         finally:
             let_go(fs, at)
+        return self.signs()
+
+    def signs(self) -> list[Sign]:
+        """What all of them said last."""
         return [seen.sign for seen in self._seen.values() if seen.sign is not None]
 
     def sign_of(self, owner: OwnerInfo) -> Sign | None:
@@ -168,10 +172,13 @@ class Heartbeats:
             limit_s = max(limit_s, self._absence_s)
         return limit_s - (self._clock() - seen.since_s)
 
-    def forget(self, tokens: Collection[str]) -> None:
-        """Owners that own nothing any more need not be timed."""
-        for token in tokens:
-            self._seen.pop(token, None)
+    def remove(self, owner: OwnerInfo) -> None:
+        """Delete the heartbeat of an owner that is gone for good. Its jobs are found without it."""
+        self._seen.pop(owner.token, None)
+        try:
+            self._root.fs.unlink(owner.token, self._root.handle(OWNERS))
+        except OSError as error:
+            _log.debug("heartbeat not removed", extra={"error": str(error)})
 
     def sweep(self) -> None:
         """Delete heartbeats that nobody has written for a day, by the file system's own clock."""

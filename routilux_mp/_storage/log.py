@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal
 
-from ..errors import CheckpointDamaged, Fenced, LeaseError, OutcomeUnknown, StorageBlocked, StorageError, UsageError
+from ..errors import Fenced, LeaseError, OutcomeUnknown, StorageBlocked, StorageError, UsageError
 from . import blobs, frames, views
 from .files import let_go
 from .frames import COMMIT, OPEN, SEAL, Frame
@@ -235,16 +235,20 @@ class Tenure:
 
     def _fenced(self, at: int, number: int) -> Fenced:
         """Somebody else's file stands in our place; say whose, if it can be read."""
-        name = commit_name(number)
         who = "another owner"
         try:
-            raw = self._place.fs.read(name, at, COMMIT_FILE_BYTES_MAX)
-            document = frames.decode_document(frames.decode(raw, name).frames[0], name)
-            who = f"pid {document.get('pid')} on {document.get('host')!r} ({document.get('reason')})"
-        except (OSError, CheckpointDamaged, IndexError):
+            raw = self._place.fs.read(commit_name(number), at, COMMIT_FILE_BYTES_MAX)
+            document = frames.decode_document(frames.decode(raw, self.job_id).frames[0], self.job_id)
+            reason = document.get("reason")
+            # Whoever sealed it may have lost the race for the next epoch: its OPEN names the owner.
+            opened = self._reader.file(self.epoch + 1, 1)
+            if opened is not None:
+                document = frames.decode_document(opened.frames[0], self.job_id)
+            who = f"pid {document.get('pid')} on '{document.get('host')}' ({reason})"
+        except (OSError, StorageError, IndexError):
             pass  # only the message suffers
         return Fenced(
-            f"job '{self.job_id}' was taken over by {who}; nothing more can be committed in epoch {self.epoch}"
+            f"job '{self.job_id}' was taken over by {who}; nothing more of it can be committed or is run here"
         )
 
     def _ends_tenure(self) -> _EndsTenure:

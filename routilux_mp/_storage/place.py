@@ -43,6 +43,10 @@ class Root:
             while self._handles:
                 let_go(self.fs, self._handles.popitem()[1])
 
+    def __del__(self) -> None:
+        # Whoever reads an ended job after `close` has opened the root once more.
+        self.close()
+
 
 class Place:
     """The directory of one job."""

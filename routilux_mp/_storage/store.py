@@ -136,6 +136,11 @@ class Store:
         """The documents of flow.json and job_state.json, None where there is none."""
         return views.read(self._place(job_id))
 
+    def prepare_to_take_over(self) -> None:
+        """As `prepare`, and spend now what a take-over should not spend."""
+        self.prepare()
+        views.load_lock_library()
+
     def take_over(
         self, job_id: str, reason: Literal["takeover", "handover"] = "takeover", log: JobLog | None = None
     ) -> tuple[JobLog, Tenure]:

@@ -140,6 +140,11 @@ def read(place: Place) -> tuple[bytes | None, bytes | None]:
     return found[0], found[1]
 
 
+def load_lock_library() -> None:
+    """Import it now: a standby should not spend 50 ms on that while a job waits."""
+    import filelock  # noqa: F401
+
+
 @contextmanager
 def polite_lock(place: Place, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
     """The job's file lock if it can be had. Politeness: whatever goes wrong, go on without."""

@@ -106,6 +106,7 @@ class Watch:
                     from watchdog.observers.polling import PollingObserver as Observer
                 else:
                     from watchdog.observers import Observer  # type: ignore[assignment]
+                logging.getLogger("watchdog.observers.inotify").addFilter(_is_news)
                 observer = Observer(timeout=self._poll_s)
                 observer.daemon = True
                 observer.start()
@@ -114,6 +115,11 @@ class Watch:
                 raise OSError("no observer can be started") from None
             self._observer = observer
         return self._observer
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """An observer that is stopped complains of having been stopped."""
+    return "thread is inactive" not in record.getMessage()
 
 
 def _handler(wake: Callable[[], None]) -> Any:

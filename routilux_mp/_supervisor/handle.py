@@ -15,7 +15,7 @@ from .._core.view import JobView
 from .._serialization.batch import Unreadable, decode_batch, decode_value
 from .._serialization.places import emission_place, slot_place
 from .._storage.codec import decode_record
-from ..errors import UnknownName
+from ..errors import RuntimeClosed, UnknownName
 from .live import LiveJob
 from .records import HistoryItem, history_of, log_of, results_of
 
@@ -63,10 +63,15 @@ class JobHandle:
 
     # -- commands -----------------------------------------------------------------------------
 
-    def pause(self, reason: str = "", checkpoint: bytes = b"", timeout_s: float | None = None) -> bool:
-        """Pause, and wait until the job is paused or has ended. False after ``timeout_s``; the wish stands."""
+    def pause(
+        self, reason: str = "", checkpoint: bytes = b"", timeout_s: float | None = None, *, is_offer: bool = False
+    ) -> bool:
+        """Pause, and wait until the job is paused or has ended. False after ``timeout_s``; the wish stands.
+
+        ``is_offer``: it is sealed for hand-over then, and whoever takes it over goes on with it.
+        """
         points = len(self.view.pause_points)
-        if not self._tell(Pause(reason, checkpoint)):
+        if not self._tell(Pause(reason, checkpoint, is_offer)):
             return False
         return self.wait(lambda v: len(v.pause_points) > points or v.is_terminal, timeout_s)
 
@@ -149,7 +154,10 @@ class JobHandle:
     def pending(self) -> list[dict[str, Any]]:
         """Activations that have not returned, in order per routine."""
         job = self._live.job
-        owed = self._supervisor.call(lambda: outstanding.outstanding(job)) or []
+        try:
+            owed = self._supervisor.call(lambda: outstanding.outstanding(job)) or []
+        except RuntimeClosed:
+            owed = outstanding.outstanding(job)  # the loop is gone: nobody changes the job any more
         out: list[dict[str, Any]] = []
         for one in owed:
             spec = job.topology.routines[one.routine]

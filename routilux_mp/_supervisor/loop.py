@@ -390,6 +390,7 @@ class Loop:
                     part.batch.data = self._read_batch(live, part.batch)
             self._backend.send(slot.worker, work, job.job_id)
             self.placement.gave(slot, work.dispatch, job.job_id, count)
+            live.is_dirty = True  # what runs now can be seen
             if not (routine.ready or routine.special):
                 return True
             if job.topology.strategy == "sequential":

@@ -17,6 +17,7 @@ from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence, TypeVa
 
 from .._core.batch import Batch
 from .._core.job import Job
+from .._core.records import Submitted
 from .._core.stimuli import Close, Resume, StateOp, Submit, Tick
 from .._core.topology import Topology
 from .._serialization.batch import encode_batch
@@ -63,10 +64,12 @@ class CompiledFlow(NamedTuple):
 class Supervisor:
     """Owns the loop, its workers and the jobs they run."""
 
-    def __init__(self, settings: Settings, describe: Callable[[JobHandle], bytes] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, describe: Callable[[JobHandle], bytes] | None = None, *, may_create_key: bool = True
+    ) -> None:
         self.settings = settings
         self.clock = SystemClock()
-        self.signer = Signer.from_settings(settings, may_create=True)
+        self.signer = Signer.from_settings(settings, may_create=may_create_key)
         self.store = Store(settings.checkpoint_dir, settings)
         self.loop: Loop = None  # type: ignore[assignment]  # made by _start
         self._describe = describe
@@ -157,7 +160,7 @@ class Supervisor:
 
     def adopt(
         self, job_id: str, flow_of: Callable[[str], CompiledFlow | None]
-    ) -> Literal["taken", "ended", "paused"]:
+    ) -> JobHandle | Literal["ended", "paused"]:
         """Take over a job that nobody owns, for a standby; a paused one only if it was offered or is asked for.
 
         Raises:
@@ -175,9 +178,19 @@ class Supervisor:
         flow = flow_of(job.topology.flow_id)
         if flow is not None:
             recovery.check_same_flow(job, flow.topology)
+        # Without the key, or with another one, every activation with objects in its input would fail.
+        assert self.signer.keys
+        self._check_signature(job_id, reading.log.read(CODE_PLACE))
         # A pause or a cancel that was asked for and not reached is obeyed: only an offered job is resumed.
-        self._take(reading, flow, Resume() if is_offered else Tick())
-        return "taken"
+        return self._take(reading, flow, Resume() if is_offered else Tick())
+
+    def preload(self, job_id: str, flow_of: Callable[[str], CompiledFlow | None]) -> None:
+        """Load the code of a job that another one owns, so that taking it over is quick, or it is known why not."""
+        self._start()
+        frame = self.store.read_frame(job_id, CODE_PLACE)
+        record = decode_record(frame)
+        flow = flow_of(record.flow_id) if isinstance(record, Submitted) else None
+        self._load(self._code_of(flow) if flow is not None else self._stored_code(job_id, frame))
 
     def _take(self, reading: recovery.Reading, flow: CompiledFlow | None, stimulus: Resume | Tick) -> JobHandle:
         """Own the job from where the reading ends."""
@@ -260,6 +273,8 @@ class Supervisor:
         if threading.current_thread() is self._thread:
             self.loop.commands.append(function)  # type: ignore[arg-type]
             return None
+        if self._thread is None or not self._thread.is_alive():
+            raise RuntimeClosed("the runtime has been shut down")
         future: Future[T] = Future()
 
         def run() -> None:
@@ -273,6 +288,10 @@ class Supervisor:
             except TimeoutError:
                 if self._thread is None or not self._thread.is_alive():
                     raise RuntimeClosed("the runtime has been shut down") from None
+
+    def start(self) -> None:
+        """Be ready before the first job is known."""
+        self._start()
 
     def _start(self) -> None:
         with self._lock:
@@ -393,9 +412,14 @@ class Supervisor:
         content = pack((code.code_id, environment, code.bundle))
         return (self.signer.sign(_code_place(job_id), content) + content,)
 
+    def _check_signature(self, job_id: str, frame: bytes) -> None:
+        """Raise unless the job's first record was signed with a key of ours, if it was signed at all."""
+        record = decode_record(frame)
+        if isinstance(record, Submitted) and record.code:
+            self._stored_code(job_id, frame)
+
     def _stored_code(self, job_id: str, frame: bytes) -> Code:
         from .._serialization.packing import unpack
-        from .._core.records import Submitted
 
         record = decode_record(frame)
         if not isinstance(record, Submitted) or not record.code:

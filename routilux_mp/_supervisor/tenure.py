@@ -12,7 +12,6 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .._core.effects import Revoke
 from .._core.stimuli import Ask, Yield
 from ..errors import HandedOver
 from .vigil import Heard, Vigil
@@ -104,7 +103,7 @@ class Keeper:
         """This process was silent for longer than its lease: the file system says whose the jobs are."""
         doubted = [live for live in self._loop.jobs.values() if live.memory is None]
         if doubted:
-            log.warning("no sign of life for longer than the lease; trying whether %d jobs are still ours", len(doubted))
+            log.warning("silent for longer than the lease; trying whether %d jobs are still ours", len(doubted))
         for live in doubted:
             live.is_doubted = True
         self._loop.revoke([live.job.job_id for live in doubted])
@@ -118,5 +117,3 @@ class Keeper:
             if abs(deadline_ns - self._lease_ns) > 50_000_000:
                 self._lease_ns = deadline_ns
                 self._loop.set_lease(deadline_ns)
-
-

@@ -24,9 +24,7 @@ def ask_of(request: Request, job: Job, encode: Encode) -> Ask:
         return Ask(request.request_id, None, str(error))
 
 
-def _wish(
-    request: Request, job: Job, encode: Encode
-) -> Pause | Resume | Cancel | Retry | Skip | Post | Yield:
+def _wish(request: Request, job: Job, encode: Encode) -> Pause | Resume | Cancel | Retry | Skip | Post | Yield:
     arguments = request.arguments
     match request.kind:
         case "pause":

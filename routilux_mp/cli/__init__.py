@@ -26,6 +26,15 @@ from ..settings import Settings
 OK, FAILED, WRONG, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
+#: command -> (one line, what it does): requests to whoever owns a job
+_ASKED = {
+    "pause": ("pause a job", "Let what runs finish, keep the rest, wait; the job stays with its process."),
+    "cancel": ("end a job", "Nothing more starts; what runs is stopped after a grace period."),
+    "retry": ("run dead letters again", "Run dead letters again, and activations that wait for a retry at once."),
+    "skip": ("give up dead letters", "Give up dead letters, and activations that wait for a retry."),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = _parser()
@@ -69,8 +78,31 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("job", metavar="DIR", help="the job's directory, or its id below --dir")
     resume.add_argument("--flow", metavar="FLOW", help="take the code from here, not from the checkpoint")
     resume.add_argument("-w", "--workers", type=int, metavar="N", help="worker processes at most (default: the cores)")
+    resume.add_argument("--takeover", action="store_true", help="also from a living owner, which is asked to yield it")
     _watched(resume)
     resume.set_defaults(run=_resume)
+
+    standby = commands.add_parser("standby", help="take over jobs whose owner is gone", description=_standby.__doc__)
+    standby.add_argument("root", nargs="?", metavar="ROOT", help="the checkpoint root")
+    standby.add_argument("--capacity", type=int, default=0, metavar="N", help="jobs at a time at most (default: any)")
+    standby.add_argument("--modules", nargs="+", default=[], metavar="FLOW", help="flows to take the code from")
+    standby.add_argument("-w", "--workers", type=int, metavar="N", help="worker processes at most (default: the cores)")
+    _directory(standby)
+    standby.set_defaults(run=_standby)
+
+    for kind, text in _ASKED.items():
+        asked = commands.add_parser(kind, help=text[0], description=text[1])
+        asked.add_argument("job", metavar="JOB", help="the job's directory, or its id below --dir")
+        if kind in ("retry", "skip"):
+            asked.add_argument("activation", nargs="?", metavar="ACTIVATION", help="routine/number; default: all")
+        else:
+            asked.add_argument("--reason", default="", help="for those who look at the job later")
+        if kind == "pause":
+            asked.add_argument("--handover", action="store_true", help="a standby takes the job over and goes on")
+        asked.add_argument("--wait", type=float, default=30.0, metavar="S", help="for an answer, seconds (%(default)g)")
+        _directory(asked)
+        asked.add_argument("--json", action="store_true", help="as a JSON document")
+        asked.set_defaults(run=_ask, kind=kind)
 
     status = commands.add_parser("status", help="all jobs below a root, dead ones too", description=_status.__doc__)
     status.add_argument("root", nargs="?", metavar="ROOT", help="the checkpoint root, or one job's directory")
@@ -97,6 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     kill9.add_argument("--out", type=Path, default=Path("out/kill9"), help="where everything is written (%(default)s)")
     kill9.add_argument("--limit", type=int, default=0, metavar="N", help="measure only so many files")
     kill9.set_defaults(run=_kill9)
+    takeover = demos.add_parser("takeover", help="one host freezes, another takes over", description=_takeover.__doc__)
+    takeover.add_argument("--out", type=Path, default=Path("out/takeover"), help="where everything is written")
+    takeover.add_argument("--tiles", type=int, default=16, metavar="N", help="N x N tiles (default: %(default)s)")
+    takeover.set_defaults(run=_takeover)
     return parser
 
 
@@ -156,6 +192,28 @@ def _fsck(options: argparse.Namespace) -> int:
     from .reading import fsck
 
     return fsck(options)
+
+
+def _standby(options: argparse.Namespace) -> int:
+    """Take over jobs that were handed over, whose process on this host has ended, or whose host fell silent."""
+    from .standby import standby
+
+    return standby(options)
+
+
+def _ask(options: argparse.Namespace) -> int:
+    """Ask the process that owns a job, on this host or another."""
+    from .control import ask
+
+    names = ("reason", "handover", "activation")
+    return ask(options, options.kind, **{name: getattr(options, name, None) for name in names})
+
+
+def _takeover(options: argparse.Namespace) -> int:
+    """Two hosts on one directory make a mosaic: one is frozen at half, the other goes on, the first is fenced."""
+    from ..demo.takeover import takeover
+
+    return OK if takeover(options.out, tiles=options.tiles) else FAILED
 
 
 def _kill9(options: argparse.Namespace) -> int:

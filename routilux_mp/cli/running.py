@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -47,15 +48,17 @@ def resume(options: argparse.Namespace) -> int:
     flow = load_flow(options.flow) if options.flow else None
     runtime = _runtime(options, root)
     with Interrupts() as interrupts:
-        state = runtime.resume_job(job_id, flow)
+        state = runtime.resume_job(job_id, flow, takeover=options.takeover)
         return _follow(runtime, state, options, interrupts)
 
 
 class Interrupts:
     """Counts Ctrl-C and SIGTERM while it is entered; the second one ends the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
+        """``on_first`` is called in the signal handler."""
         self.count = 0
+        self._on_first = on_first
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -71,7 +74,9 @@ class Interrupts:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
-        if self.count > 1:
+        if self.count == 1:
+            self._on_first()
+        else:
             os.write(2, b"\nstopped; what was committed is safe\n")
             # No cleaning up: the nursery ends the workers when it sees this process gone.
             os._exit(INTERRUPTED)

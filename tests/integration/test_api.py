@@ -530,7 +530,7 @@ def test_nothing_is_kept_without_durability(tmp_path: Path, monkeypatch: pytest.
     with Runtime(2, checkpoint_dir=str(tmp_path / "root"), durability="none"):
         state = flow.execute("source", {"count": 3})
         assert flow.wait_for_completion(DEADLINE_S)
-        assert len(state.execution_history) == 6
+        assert len(state.execution_history) == 8
         assert state.get_routine_state("counting")["count"] == 3  # type: ignore[index]
     assert list(tmp_path.rglob("c0*")) == []
 

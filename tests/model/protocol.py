@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 #: Records: a COMMIT is the number of its task (>= 0); OPEN says how many files the epoch before it has.
 SEAL: Final = -1
@@ -25,6 +25,8 @@ Record = int | None
 Tasks = tuple[int, ...]
 Log = tuple[tuple[Record, ...], ...]
 Doomed = tuple[str, int, int]
+#: What a housekeeping thread does next: (step, epoch, argument), () while it rests.
+Keeper = tuple[str, int, tuple[Any, ...]] | tuple[()]
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class Process(NamedTuple):
     done: Tasks = ()
     #: A put of its own, which it believes to have failed, may stand in its next place.
     is_unsure: bool = False
-    #: Its housekeeping thread, which outlives ownership: (step, epoch, argument), () when it rests.
-    keeper: tuple[str, int, tuple[object, ...]] | tuple[()] = ()
+    #: Its housekeeping thread, which outlives ownership.
+    keeper: Keeper = ()
 
 
 class Move(NamedTuple):
@@ -238,8 +240,8 @@ def moves(disk: Disk, process: Process, rules: Rules, size: Size) -> Iterator[Mo
         yield from _break_rules(disk, process, rules)
     if process.keeper:
         yield from _keep(disk, process, rules)
-    elif role == "own" and _doomed(disk, process.epoch, rules):
-        yield Move("housekeep again", disk, process._replace(keeper=("collect", process.epoch, ())))
+    elif role == "own" and _has_work(disk, process.epoch, rules):
+        yield Move("housekeep again", disk, process._replace(keeper=_archiving(disk, process.epoch, rules)))
     if role != "idle" or process.keeper:
         yield Move("crash", disk, Process(), is_crash=True)
 
@@ -327,7 +329,7 @@ def _open(disk: Disk, process: Process, rules: Rules) -> Iterator[Move]:
         yield Move(f"{at} is taken: stands by", disk, _gives_up(process))
         return
     snapshots = role == "rolled" or rules.snapshot_after_takeover
-    keeper = ("snapshot" if snapshots else "archive", epoch + 1, done if snapshots else ())
+    keeper = ("snapshot" if snapshots else "begin", epoch + 1, done if snapshots else ())
     yield Move(f"put {at}", put, Process("own", epoch + 1, 1, done, keeper=keeper))
     yield Move(f"put {at}, reply lost", put, _gives_up(process))
 
@@ -398,10 +400,17 @@ def _keep(disk: Disk, process: Process, rules: Rules) -> Iterator[Move]:
             snapshots = disk.snapshots
             if snapshots[epoch - 1] is None:
                 snapshots = (*snapshots[: epoch - 1], argument, *snapshots[epoch:])
-            following = process._replace(keeper=("archive" if rules.archives_first else "collect", epoch, ()))
-            yield Move(f"put snapshot {epoch}", disk._replace(snapshots=snapshots), following)
+            after = disk._replace(snapshots=snapshots)
+            yield Move(f"put snapshot {epoch}", after, process._replace(keeper=_archiving(after, epoch, rules)))
+        case "begin":
+            yield Move("look for ended epochs", disk, process._replace(keeper=_archiving(disk, epoch, rules)))
         case "archive":
-            yield _archive_next(disk, process, epoch)
+            x, *rest = argument
+            archives, whole = disk.archives, whole_epoch(disk, x)
+            if archives[x - 1] is None and whole is not None:
+                archives = (*archives[: x - 1], whole, *archives[x:])
+            keeper = ("archive", epoch, tuple(rest)) if rest else ("collect", epoch, ())
+            yield Move(f"put archive {x}", disk._replace(archives=archives), process._replace(keeper=keeper))
         case "collect":
             doomed = _doomed(disk, epoch, rules)
             yield Move("choose what to collect", disk, process._replace(keeper=_deleting(epoch, doomed)))
@@ -411,19 +420,16 @@ def _keep(disk: Disk, process: Process, rules: Rules) -> Iterator[Move]:
             yield Move(f"delete {kind} {x}/{n}", _without(disk, (kind, x, n)), following)
 
 
-def _archive_next(disk: Disk, process: Process, epoch: int) -> Move:
-    missing = [x for x in range(1, epoch) if disk.archives[x - 1] is None and whole_epoch(disk, x) is not None]
-    archives = disk.archives
-    label = "nothing to archive"
-    if missing:
-        x = missing.pop(0)
-        archives = (*archives[: x - 1], whole_epoch(disk, x), *archives[x:])
-        label = f"put archive {x}"
-    keeper = ("archive" if missing else "collect", epoch, ())
-    return Move(label, disk._replace(archives=archives), process._replace(keeper=keeper))
+def _archiving(disk: Disk, epoch: int, rules: Rules) -> Keeper:
+    missing = _without_archive(disk, epoch)
+    return ("archive", epoch, missing) if missing and rules.archives_first else ("collect", epoch, ())
 
 
-def _deleting(epoch: int, doomed: tuple[Doomed, ...]) -> tuple[str, int, tuple[object, ...]] | tuple[()]:
+def _without_archive(disk: Disk, epoch: int) -> tuple[int, ...]:
+    return tuple(x for x in range(1, epoch) if disk.archives[x - 1] is None and whole_epoch(disk, x) is not None)
+
+
+def _deleting(epoch: int, doomed: tuple[Doomed, ...]) -> Keeper:
     return ("delete", epoch, doomed) if doomed else ()
 
 
@@ -445,6 +451,10 @@ def _doomed(disk: Disk, epoch: int, rules: Rules) -> tuple[Doomed, ...]:
     if disk.has_blob and released is not None and released < limit and epoch > 1:  # it was written in epoch 1
         doomed.append(("blob", 0, 0))
     return tuple(doomed)
+
+
+def _has_work(disk: Disk, epoch: int, rules: Rules) -> bool:
+    return bool((rules.archives_first and _without_archive(disk, epoch)) or _doomed(disk, epoch, rules))
 
 
 def _without(disk: Disk, doomed: Doomed) -> Disk:

@@ -104,7 +104,8 @@ class Torture:
         wanted = self.undisturbed()
         while len(self.struck) < kills:
             outcome = self.one_job(lambda: len(self.struck) < kills)
-            assert outcome == wanted
+            differing = differences(wanted, outcome)
+            assert not differing, f"{self.name}-{self._job_count} did not end as undisturbed: {differing}"
 
     def undisturbed(self) -> dict[str, Any]:
         return self.one_job(lambda: False)
@@ -171,15 +172,14 @@ class Torture:
         }[target]
         if not victims:
             return False
-        if target != "supervisor":
-            processes.kill(victims)
-            return True
-        watch = processes.Watch((*kin.nurseries, *kin.workers))
+        # Workers die with their nursery, and the nursery with its supervisor.
+        doomed = victims if target == "worker" else (*kin.nurseries, *kin.workers)
+        watch = processes.Watch(doomed)
         begin = time.monotonic()
         processes.kill(victims)
         took = watch.seconds_until_gone(begin, GONE_S)
-        assert took is not None, f"of {kin.workers} some outlive their supervisor by {GONE_S} s"
-        if kin.workers:
+        assert took is not None, f"{target} killed: of {doomed} some are still there after {GONE_S} s"
+        if target == "supervisor" and kin.workers:
             self.orphan_s.append(took)
         return True
 
@@ -240,3 +240,15 @@ class Torture:
         while left := processes.carriers(str(self.testimony)):
             assert time.monotonic() < deadline, f"still there {GONE_S} s after the kill: {left}"
             time.sleep(0.01)
+
+
+def differences(wanted: Any, found: Any, where: str = "") -> list[str]:
+    """Where two outcomes differ, as sentences; long lists are not repeated."""
+    if isinstance(wanted, dict) and isinstance(found, dict) and wanted.keys() == found.keys():
+        return [d for key in wanted for d in differences(wanted[key], found[key], f"{where}.{key}")]
+    if isinstance(wanted, list) and isinstance(found, list):
+        at = next((i for i, (a, b) in enumerate(zip(wanted, found)) if a != b), min(len(wanted), len(found)))
+        if wanted == found:
+            return []
+        return [f"{where}: {len(found)} for {len(wanted)} items; at {at}: {found[at : at + 3]} for {wanted[at : at + 3]}"]
+    return [] if wanted == found else [f"{where}: {str(found)[:300]} for {str(wanted)[:300]}"]

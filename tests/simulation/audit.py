@@ -17,7 +17,7 @@ from routilux_mp._core.invariants import check
 from routilux_mp._core.job import Group, Item, Job, ListValue, Run
 from routilux_mp._core.lifecycle import JOB
 from routilux_mp._core.view import JobView
-from routilux_mp._storage.codec import decode_record
+from routilux_mp._storage.codec import decode_record, decode_snapshot
 from routilux_mp.backends.base import Report
 
 from .flows import decode
@@ -84,6 +84,13 @@ class Audit:
             apply(job, record)
             must(job.record_count == shadow.history_count, "the history has another length than the job says")
         check(job)
+
+    def rolled(self, job_id: str, snapshot: bytes) -> None:
+        """A snapshot says what the log says."""
+        job = Job(job_id)
+        decode_snapshot(snapshot, job)
+        check(job)
+        self.world.compare("snapshot's", job, self.shadows[job_id].job, job_id)
 
     def _completed(self, shadow: Shadow, record: rec.Completed) -> None:
         job, number = shadow.job, record.routine

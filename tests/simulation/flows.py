@@ -102,6 +102,13 @@ def emissions(program: Program, value: int) -> list[Emission]:
     return out
 
 
+def changes(program: Program, values: list[int]) -> list[str]:
+    """Which kinds of state this activation changes: not all of them every time."""
+    if program.kind != "plain":
+        return list(program.state)
+    return [kind for n, kind in enumerate(program.state) if mix(program.salt + 31 * n, values[0] % HOP) % 3]
+
+
 def is_flawed(program: Program, value: int) -> bool:
     return mix(program.salt ^ 0x55, value % HOP) % program.flaw_every == 0
 
@@ -211,7 +218,7 @@ class _Interpreter:
         expected, rid = self.expected, self.topology.routines[number].routine_id
         mine = tokens(program, values) if is_final else []
         amount = len(out) + len(mine)
-        for kind in program.state:
+        for kind in changes(program, values):
             if kind == "own":
                 expected.state[(rid, "count")] += amount
             elif kind in ("shared", "add"):

@@ -23,6 +23,8 @@ class Watcher(Protocol):
 
     def stood(self, job_id: str, place: tuple[int, int], frames: Sequence[bytes]) -> None: ...
 
+    def rolled(self, job_id: str, snapshot: bytes) -> None: ...
+
 
 class Disk:
     """What survives a supervisor. Every put asks :meth:`gate` first, which may refuse, or end the supervisor."""
@@ -32,6 +34,7 @@ class Disk:
         self.watcher = watcher
         self.logs: dict[str, Log] = {}
         self.is_blocked = False
+        self.room: int | None = None  # puts until it is full
         self.unknown_next = 0  # outcomes to lose
         self.puts_left: int | None = None  # before the supervisor dies; None: it lives
         self.rolls = 0
@@ -43,6 +46,10 @@ class Disk:
             if self.puts_left <= 0:
                 raise SupervisorGone
             self.puts_left -= 1
+        if self.room is not None:
+            self.room -= 1
+            if self.room < 0:
+                self.room, self.is_blocked = None, True
         if self.is_blocked:
             raise StorageBlocked("the disk of the simulation is full")
         if self.unknown_next:
@@ -118,6 +125,7 @@ class SimTenure:
 
     def roll(self, snapshot: bytes) -> None:
         if self._rolling is None:
+            self.disk.watcher.rolled(self.job_id, snapshot)
             self._gate(lambda: None)
             self.number += 1
             self._rolling = snapshot

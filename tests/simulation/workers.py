@@ -15,7 +15,7 @@ from routilux_mp._core.job import Key, ListValue
 from routilux_mp._core.stimuli import Completion, Emit, Failure, StateOp
 from routilux_mp.backends.base import Code, Died, Event, Exit, Forget, JobInfo, Message, Report, Started
 
-from .flows import decode, encode, outcome, tokens
+from .flows import changes, decode, encode, outcome, tokens
 
 if TYPE_CHECKING:
     from .world import World
@@ -33,14 +33,15 @@ class Given(tuple[str, Work, list[list[int]], list[int]]):
 class Current:
     """The dispatch a worker is at."""
 
-    def __init__(self, job_id: str, work: Work, inputs: list[list[int]], seqs: list[int]) -> None:
-        self.job_id, self.work, self.inputs, self.seqs = job_id, work, inputs, seqs
+    def __init__(self, given: Given, cache: dict[Key, Any]) -> None:
+        self.job_id, self.work, self.inputs, self.seqs = given
+        self.cache = cache  # the job may be forgotten while this still runs
         self.index = 0
         self.is_running = False
         self.segments: deque[tuple[tuple[tuple[int, int], ...], int | None]] = deque()
         self.end = "ok"
         self.unanswered = 0
-        self.attempt, self.resume = work.attempt, work.cursor
+        self.attempt, self.resume = self.work.attempt, self.work.cursor
         self.performed: list[Performance] = []  # begun since the last report
         self.clear()
 
@@ -120,7 +121,8 @@ class SimWorker:
                 self.is_stopping = True
 
     def begin_dispatch(self) -> None:
-        job_id, work, inputs, seqs = self.queue.popleft()
+        given = self.queue.popleft()
+        job_id, work, *_ = given
         if job_id not in self.jobs:
             return  # it was forgotten: nobody waits for it
         cache = self.jobs[job_id]
@@ -131,7 +133,7 @@ class SimWorker:
                 cache.pop((scope, key), None)
             else:
                 cache[(scope, key)] = ListValue(value.base, list(value.items)) if isinstance(value, ListValue) else value
-        self.current = Current(job_id, work, inputs, seqs)
+        self.current = Current(given, cache)
         self.advance(self.current)
 
     def advance(self, c: Current) -> None:
@@ -194,10 +196,10 @@ class SimWorker:
 
     def state(self, c: Current, program: Any, amount: int, mine: list[int]) -> tuple[list[StateOp], tuple[Key, ...]]:
         """What this part of an activation does to shared state, seen through this worker's copy of it."""
-        cache, spec = self.jobs[c.job_id], self.world.spec(c.job_id, c.work.routine)
+        cache, spec = c.cache, self.world.spec(c.job_id, c.work.routine)
         ops: list[StateOp] = []
         reads: list[Key] = []
-        for kind in program.state:
+        for kind in changes(program, c.inputs[c.index]):
             if kind in ("own", "shared"):
                 key = (spec.routine_id, "count") if kind == "own" else ("", program.key)
                 if not key[0] or spec.workers != 1:

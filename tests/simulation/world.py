@@ -187,12 +187,12 @@ class World:
         self.compare_live()
         for _, task in self.committer.pending:
             self.disk.puts_left = self.rng.randint(0, 3)
-            self.disk.is_blocked = False
+            _unblock(self)
             try:
                 task()
             except (SupervisorGone, Exception):  # noqa: BLE001 - whatever it is told, nobody hears it
                 pass
-        self.disk.is_blocked = False
+        _unblock(self)
         self.forget()
 
     def hand_over(self) -> None:
@@ -392,12 +392,12 @@ def _crash(world: World) -> None:
 
 
 def _block(world: World) -> None:
-    world.disk.is_blocked = True
+    world.disk.room = world.rng.randint(0, 2)
     world.troubles.append(Trouble("disk has room", 0.05, 1, _unblock))
 
 
 def _unblock(world: World) -> None:
-    world.disk.is_blocked = False
+    world.disk.room, world.disk.is_blocked = None, False
 
 
 def _unknown(world: World) -> None:

@@ -1,0 +1,318 @@
+"""Waiting beside a checkpoint root, and taking over what its owners have left behind.
+
+Not here: how a job is taken over (``supervisor``), who wins (the file system). The rules it owns: a
+job is looked at only when something about it can have changed (one that has ended never again, one
+that a living owner's heartbeat lists not at all), and whatever keeps one job from being run here is
+said once and keeps no other from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from .._storage.glance import Glance
+from .._storage.lease import Sign
+from .._storage.owner import OwnerInfo
+from .._storage.watch import Watch
+from ..errors import CheckpointDamaged, Fenced, JobOwned, RoutiluxError, StorageError
+from .owners import Owners
+from .wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from .handle import JobHandle
+    from .supervisor import CompiledFlow, Supervisor
+
+log = logging.getLogger(__name__)
+
+#: Take-overs and loads of code that go on side by side.
+_THREADS_MAX: Final = 4
+#: Polls between two looks at a job that cannot be run here, or is paused.
+_PARKED_POLLS: Final = 10
+#: Another try at a job that could not be run here: the key or the module may have come.
+_RETRY_S: Final = 60.0
+_RETRY_STORAGE_S: Final = 5.0
+#: A SEAL whose writer has not opened the next epoch after this time belongs to a dead one.
+_SEALED_S: Final = 2.0
+#: The heartbeat of an owner that is gone is deleted after this time: other hosts have read it by then.
+_GONE_S: Final = 120.0
+#: Codes loaded ahead at most: each one costs memory in the nursery.
+_PRELOADED_MAX: Final = 32
+
+
+class Parked(NamedTuple):
+    """A job that was looked at and left alone."""
+
+    place: tuple[int, int]  # epoch and number of its last file then
+    look_again_s: float
+    try_again_s: float
+
+
+class Found(NamedTuple):
+    """A job that is free, and why."""
+
+    job_id: str
+    glance: Glance
+    why: str
+
+
+class Standby:
+    """Watches one root with the store, workers and key of one supervisor."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        *,
+        capacity: int,
+        flow_of: Callable[[str], CompiledFlow | None],
+        say: Callable[[str], None],
+    ) -> None:
+        """``capacity``: jobs that go on here at once at most; 0: any number."""
+        self._supervisor = supervisor
+        self._capacity = capacity
+        self._flow_of = flow_of
+        self._say = say
+        self._poll_s = supervisor.settings.poll_s
+        self._wakeup = Wakeup()
+        self._owners = Owners(supervisor.store)
+        self._ended: set[str] = set()
+        self._parked: dict[str, Parked] = {}
+        self._said: dict[str, str] = {}
+        self._sealed_since: dict[str, tuple[int, int, float]] = {}
+        self._preloaded: set[str] = set()
+        self._mine: dict[str, JobHandle] = {}
+        self._taking: dict[str, threading.Thread] = {}
+        self._results: deque[tuple[Found | str, JobHandle | RoutiluxError | Literal["ended", "paused", "loaded"]]] = (
+            deque()
+        )
+        self._is_stopped = False
+
+    def run(self) -> None:
+        """Watch until :meth:`stop`. Jobs that were taken over go on in the supervisor after it returns."""
+        store = self._supervisor.store
+        store.prepare_to_take_over()
+        self._supervisor.start()
+        self._owners.heartbeats.sweep()
+        watch = Watch(store.path, self._wakeup.set, self._poll_s)
+        try:
+            while not self._is_stopped:
+                for path in (store.path, f"{store.path}/.owners"):
+                    watch.add(path)
+                try:
+                    self.look()
+                except StorageError as error:
+                    log.warning("%s cannot be looked at: %s", store.path, error)
+                self._wakeup.wait(self._wait_s())
+        finally:
+            watch.close()
+            for thread in list(self._taking.values()):
+                thread.join(self._supervisor.settings.grace_s)
+            self._wakeup.close()
+
+    def stop(self) -> None:
+        """Make :meth:`run` return; from any thread or signal handler."""
+        self._is_stopped = True
+        self._wakeup.set()
+
+    # -- looking --------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """One look at the root: take over what is free."""
+        self._collect()
+        signs = self._owners.heartbeats.look()
+        self._forget_gone(signs)
+        listed = self._listed(signs)
+        offered = {job_id for sign in signs for job_id in sign.offered}
+        mine = self._supervisor.loop.jobs
+        free: list[Found] = []
+        for job_id in self._supervisor.store.job_ids():
+            if job_id in self._ended or job_id in mine or job_id in self._taking:
+                continue
+            owner = listed.get(job_id)
+            if owner is not None:
+                self._parked.pop(job_id, None)
+                self._watch_owner(job_id, owner)
+                continue
+            found = self._judge(job_id, job_id in offered)
+            if found is not None:
+                free.append(found)
+        for found in free:
+            if not self._has_room():
+                self._say_once("", f"at capacity: {self._capacity} jobs; {len(free)} more could be taken over")
+                break
+            self._start(found.job_id, lambda found=found: self._take(found))  # type: ignore[misc]
+
+    def _listed(self, signs: list[Sign]) -> dict[str, OwnerInfo]:
+        """Jobs whose owner lives and says that they are its own."""
+        listed: dict[str, OwnerInfo] = {}
+        watched: set[tuple[int, int]] = set()
+        for sign in signs:
+            owner = sign.owner
+            if sign.is_leaving or self._owners.is_gone(owner, None):
+                continue
+            if self._owners.is_here(owner):
+                watched.add((owner.pid, owner.start_ticks))
+            if not self._owners.is_suspect(owner):
+                listed.update(dict.fromkeys(sign.jobs - sign.offered, owner))
+        self._wakeup.watch_processes(watched)
+        return listed
+
+    def _forget_gone(self, signs: list[Sign]) -> None:
+        """Heartbeats of owners that are gone for good need not be read for ever."""
+        for sign in signs:
+            if self._owners.is_gone(sign.owner, None) and self._owners.heartbeats.silent_s(sign.owner) > _GONE_S:
+                self._owners.heartbeats.remove(sign.owner)
+
+    def _judge(self, job_id: str, is_offered: bool) -> Found | None:
+        """Whether the job is free, from a cheap look at it."""
+        now = time.monotonic()
+        parked = self._parked.get(job_id)
+        if parked is not None and now < parked.look_again_s and not is_offered:
+            return None
+        try:
+            glance = self._supervisor.store.glance(job_id)
+        except (StorageError, CheckpointDamaged) as error:
+            self._park(job_id, (0, 0), _RETRY_STORAGE_S)
+            self._say_once(job_id, f"job {job_id} cannot be looked at: {error}")
+            return None
+        if glance is None:
+            return None  # it is being made
+        if glance.seal_reason == "ended":
+            self._end(job_id)
+            return None
+        if parked is not None and parked.place == glance[:2] and now < parked.try_again_s:
+            self._parked[job_id] = parked._replace(look_again_s=now + _PARKED_POLLS * self._poll_s)
+            return None
+        why = self._why_free(job_id, glance, now)
+        return None if why is None else Found(job_id, glance, why)
+
+    def _why_free(self, job_id: str, glance: Glance, now: float) -> str | None:
+        owner = glance.owner
+        if glance.seal_reason == "handover":
+            return f"handed over by pid {owner.pid} on '{owner.host}'"
+        if glance.seal_reason == "takeover":
+            epoch, number, since = self._sealed_since.get(job_id, (0, 0, now))
+            if (epoch, number) != glance[:2]:
+                since = now
+            self._sealed_since[job_id] = (*glance[:2], since)
+            return "its last take-over was not finished" if now - since > _SEALED_S else None
+        if self._owners.is_gone(owner, None):
+            return f"pid {owner.pid} on '{owner.host}' is gone"
+        if self._owners.is_suspect(owner):
+            silent_s = self._owners.heartbeats.silent_s(owner)
+            return f"pid {owner.pid} on '{owner.host}' has been silent for {silent_s:.1f} s"
+        if self._owners.is_here(owner):
+            self._wakeup.watch_processes({(owner.pid, owner.start_ticks)}, is_more=True)
+        return None
+
+    def _watch_owner(self, job_id: str, owner: OwnerInfo) -> None:
+        """The job goes on elsewhere: be ready for it."""
+        if job_id in self._preloaded or len(self._preloaded) >= _PRELOADED_MAX or not self._has_room():
+            return
+        if len(self._taking) < _THREADS_MAX:
+            self._preloaded.add(job_id)
+            self._start(job_id, lambda: self._preload(job_id))
+
+    def _wait_s(self) -> float:
+        """Until the next look: a poll, or less when an owner is about to be suspected."""
+        if self._results:
+            return 0.0
+        suspects = [s.owner for s in self._owners.heartbeats.signs() if not s.is_leaving]
+        due = [self._owners.heartbeats.suspect_in_s(owner) for owner in suspects]
+        return min([self._poll_s, *(s + 0.001 for s in due if s > 0)])
+
+    def _has_room(self) -> bool:
+        busy = sum(live.job.status != "paused" for live in list(self._supervisor.loop.jobs.values()))
+        return not self._capacity or busy + len(self._taking) < self._capacity
+
+    # -- taking over ----------------------------------------------------------------------------
+
+    def _start(self, job_id: str, work: Callable[[], None]) -> None:
+        if len(self._taking) >= _THREADS_MAX:
+            return  # at the next look
+        thread = threading.Thread(target=work, name=f"routilux-standby-{job_id[:8]}", daemon=True)
+        self._taking[job_id] = thread
+        thread.start()
+
+    def _take(self, found: Found) -> None:
+        try:
+            self._results.append((found, self._supervisor.adopt(found.job_id, self._flow_of)))
+        except RoutiluxError as error:
+            self._results.append((found, error))
+        self._wakeup.set()
+
+    def _preload(self, job_id: str) -> None:
+        try:
+            self._supervisor.preload(job_id, self._flow_of)
+            self._results.append((job_id, "loaded"))
+        except RoutiluxError as error:
+            self._results.append((job_id, error))
+        self._wakeup.set()
+
+    def _collect(self) -> None:
+        """What the threads have come back with, and what has become of our jobs."""
+        while self._results:
+            what, result = self._results.popleft()
+            job_id = what if isinstance(what, str) else what.job_id
+            thread = self._taking.pop(job_id, None)
+            if thread is not None:
+                thread.join()
+            if isinstance(what, str):
+                self._preload_ended(job_id, result)
+            else:
+                self._take_ended(what, result)
+        for job_id, thread in list(self._taking.items()):
+            if not thread.is_alive() and not self._results:
+                del self._taking[job_id]  # it failed in a way that it could not report
+        for job_id, handle in list(self._mine.items()):
+            view = handle.view
+            if handle.lost is not None:
+                del self._mine[job_id]
+                self._say(f"job {job_id} is no longer ours: {handle.lost}")
+            elif view.is_terminal:
+                del self._mine[job_id]
+                self._say(f"job {job_id} {view.status}" + (f": {view.reason}" if view.reason else ""))
+
+    def _preload_ended(self, job_id: str, result: object) -> None:
+        if type(result) in (StorageError, CheckpointDamaged):
+            self._preloaded.discard(job_id)  # its first record is not there yet, or cannot be read now
+        elif isinstance(result, RoutiluxError):
+            self._say_once(job_id, f"job {job_id} cannot be run here if its owner fails: {result}")
+
+    def _take_ended(self, found: Found, result: object) -> None:
+        job_id, glance, why = found
+        match result:
+            case Fenced() | JobOwned():
+                log.debug("job %s went to another standby: %s", job_id, result)
+            case StorageError():
+                self._park(job_id, glance[:2], _RETRY_STORAGE_S if type(result) is StorageError else _RETRY_S)
+                self._say_once(job_id, f"job {job_id} ({why}) cannot be run here: {result}")
+            case RoutiluxError():
+                self._park(job_id, glance[:2], _RETRY_S)
+                self._say_once(job_id, f"job {job_id} ({why}) cannot be run here: {result}")
+            case "ended":
+                self._end(job_id)
+            case "paused":
+                self._park(job_id, glance[:2], _PARKED_POLLS * self._poll_s)
+            case _:
+                self._said.pop(job_id, None)
+                self._mine[job_id] = result  # type: ignore[assignment]
+                self._say(f"took over job {job_id}: {why}")
+
+    def _park(self, job_id: str, place: tuple[int, int], try_again_s: float) -> None:
+        now = time.monotonic()
+        self._parked[job_id] = Parked(place, now + _PARKED_POLLS * self._poll_s, now + try_again_s)
+
+    def _end(self, job_id: str) -> None:
+        self._ended.add(job_id)
+        for known in (self._parked, self._said, self._sealed_since):
+            known.pop(job_id, None)
+
+    def _say_once(self, about: str, text: str) -> None:
+        if self._said.get(about) != text:
+            self._said[about] = text
+            self._say(text)

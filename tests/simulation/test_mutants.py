@@ -1,0 +1,196 @@
+"""Negative controls: the simulation must find what is broken on purpose, or it proves nothing.
+
+Each mutant breaks one rule of the core or the loop; some seed of the first few must fail.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterator
+
+import pytest
+
+from routilux_mp._core import apply as apply_module
+from routilux_mp._core import decide as decide_module
+from routilux_mp._core import policy, records, select
+from routilux_mp._core import stimuli as st
+from routilux_mp._core.job import Job
+from routilux_mp._storage import codec
+from routilux_mp._supervisor import live as live_module
+from routilux_mp._supervisor import loop as loop_module
+from tests.simulation import world as world_module
+from tests.simulation.audit import Broken
+from tests.simulation.world import simulate
+
+SEEDS_MAX = 400
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def _in_table(patch: pytest.MonkeyPatch, table: dict[type, Any], kind: type, by: Callable[[Any], Any]) -> None:
+    patch.setitem(table, kind, by(table[kind]))
+
+
+def dispatch_before_the_commit_stands(patch: pytest.MonkeyPatch) -> None:
+    old = live_module.step
+    patch.setattr(live_module, "step", lambda job, stimulus, now, commit=0: old(job, stimulus, now, 0))
+
+
+def count_a_report_after_the_hand_back(patch: pytest.MonkeyPatch) -> None:
+    gone: dict[tuple[int, int], Any] = {}
+
+    def returned(old: Any) -> Any:
+        def wrapper(job: Job, record: records.Returned, *rest: Any) -> None:
+            d = job.dispatches[record.dispatch]
+            gone[(id(job), record.dispatch)] = (d.routine, list(d.items))
+            old(job, record, *rest)
+
+        return wrapper
+
+    def completion(old: Any) -> Any:
+        def wrapper(job: Job, s: st.Completion, now: int) -> Iterator[Any]:
+            yield from old(job, s, now)
+            routine, items = gone.pop((id(job), s.dispatch), (0, []))
+            if s.done and items and not s.reads:
+                yield records.Completed(now, routine, (items[0].seq, 1), s.emits)
+
+        return wrapper
+
+    _in_table(patch, apply_module._APPLY, records.Returned, returned)
+    _in_table(patch, decide_module._DECIDE, st.Completion, completion)
+
+
+def forget_which_attempt_it_was(patch: pytest.MonkeyPatch) -> None:
+    def failed(old: Any) -> Any:
+        return lambda job, record, *rest: old(job, record._replace(attempt=0), *rest)
+
+    _in_table(patch, apply_module._APPLY, records.Failed, failed)
+
+
+def release_out_of_order(patch: pytest.MonkeyPatch) -> None:
+    def release(job: Job, number: int, ranges: Any, partial: int, emits: tuple[st.Emit, ...], commit: int) -> None:
+        for emit in emits:
+            apply_module._route(job, number, emit, commit)
+        job.routines[number].next_release += sum(ranges[1::2])
+
+    patch.setattr(apply_module, "_release_in_order", release)
+
+
+def never_see_a_conflict(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(decide_module, "_conflicts", lambda job, d, s: False)
+
+
+def hand_nothing_back_after_a_failure(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(decide_module, "_hand_back", lambda job, worker: iter(()))
+
+
+def never_lift_the_bound(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(select, "must_lift", lambda job, now: None)
+    patch.setattr(decide_module, "must_lift", lambda job, now: None)
+
+
+def ignore_the_bound(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(select, "is_backed_up", lambda job, number: False)
+    patch.setattr(decide_module, "is_backed_up", lambda job, number: False)
+
+
+def aggregate_before_the_retries_are_done(patch: pytest.MonkeyPatch) -> None:
+    def is_exhausted(job: Job, number: int) -> bool:
+        routine = job.routines[number]
+        return not (routine.ready or routine.dispatches or any(routine.slots))
+
+    patch.setattr(policy, "_is_exhausted", is_exhausted)
+
+
+def leave_retries_out_of_the_snapshot(patch: pytest.MonkeyPatch) -> None:
+    old = codec._routine_out
+    patch.setattr(codec, "_routine_out", lambda r: {**old(r), "special": []})
+
+
+def leave_held_emissions_out_of_the_snapshot(patch: pytest.MonkeyPatch) -> None:
+    old = codec._routine_out
+    patch.setattr(codec, "_routine_out", lambda r: {**old(r), "held": []})
+
+
+def commit_again_when_the_roll_was_blocked(patch: pytest.MonkeyPatch) -> None:
+    def call(self: Any) -> None:
+        self._tenure.commit(self._frames)
+        if self._snapshot is not None:
+            self._tenure.roll(self._snapshot)
+
+    patch.setattr(loop_module.Commit, "__call__", call)
+
+
+def never_charge_a_crash(patch: pytest.MonkeyPatch) -> None:
+    def lost(old: Any) -> Any:
+        return lambda job, s, now: old(job, s._replace(failure=None), now)
+
+    _in_table(patch, decide_module._DECIDE, st.WorkerLost, lost)
+
+
+def charge_the_first_instead_of_the_running_one(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(decide_module, "_seq_at", lambda d, offset: decide_module._next_seq(d) if d.items or d.special >= 0 else None)
+
+
+def owe_nothing_after_recovery(patch: pytest.MonkeyPatch) -> None:
+    def resume(old: Any) -> Any:
+        def wrapper(job: Job, s: st.Resume, now: int) -> Iterator[Any]:
+            if job.status == "paused":
+                yield from old(job, s, now)
+
+        return wrapper
+
+    _in_table(patch, decide_module._DECIDE, st.Resume, resume)
+
+
+def show_what_is_not_durable(patch: pytest.MonkeyPatch) -> None:
+    old = live_module.LiveJob._take_view
+
+    def take_view(self: Any, number: int, now: int) -> None:
+        old(self, number, now)
+        self._publish(self._taken[1])
+
+    patch.setattr(live_module.LiveJob, "_take_view", take_view)
+
+
+def run_two_at_once_in_a_sequential_job(patch: pytest.MonkeyPatch) -> None:
+    old = select.dispatch
+
+    def dispatch(job: Job, s: st.Capacity, now: int) -> Iterator[Any]:
+        strategy = job.topology.strategy
+        object.__setattr__(job.topology, "strategy", "concurrent")
+        yield from old(job, s, now)
+        object.__setattr__(job.topology, "strategy", strategy)
+
+    patch.setattr(decide_module, "dispatch", dispatch)
+
+
+MUTANTS: list[Patch] = [
+    dispatch_before_the_commit_stands,
+    count_a_report_after_the_hand_back,
+    forget_which_attempt_it_was,
+    release_out_of_order,
+    never_see_a_conflict,
+    hand_nothing_back_after_a_failure,
+    never_lift_the_bound,
+    ignore_the_bound,
+    aggregate_before_the_retries_are_done,
+    leave_retries_out_of_the_snapshot,
+    leave_held_emissions_out_of_the_snapshot,
+    commit_again_when_the_roll_was_blocked,
+    never_charge_a_crash,
+    charge_the_first_instead_of_the_running_one,
+    owe_nothing_after_recovery,
+    show_what_is_not_durable,
+    run_two_at_once_in_a_sequential_job,
+]
+
+
+@pytest.mark.parametrize("mutant", [pytest.param(mutant, id=mutant.__name__) for mutant in MUTANTS])
+def test_the_simulation_finds(mutant: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "POLLS_MAX", 4_000)
+    mutant(monkeypatch)
+    for seed in range(SEEDS_MAX):
+        try:
+            simulate(seed)
+        except (Broken, AssertionError, LookupError):
+            return
+    pytest.fail(f"{mutant.__name__}: {SEEDS_MAX} seeds found nothing wrong")
