@@ -1,4 +1,4 @@
-"""What one activation costs in a worker: decode, page, call, emit, encode, report; no process, no log.
+"""What one activation costs in a worker: wire, decode, page, call, emit, encode, report; no process, no log.
 
 ``python bench/worker.py`` prints nanoseconds per activation, the best of many batches of 256.
 """
@@ -6,69 +6,124 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from routilux_mp import Routine, context
 from routilux_mp._core.batch import Batch
 from routilux_mp._core.effects import Part, Work
 from routilux_mp._core.topology import RoutineSpec, Topology
 from routilux_mp._serialization.batch import encode_batch
-from routilux_mp._worker.wire import Frames, JobInfo, Task, decode, encode
-from routilux_mp.backends.base import Code, Report
-from routilux_mp.backends.inline import InlineBackend
-from routilux_mp.routine import Routine
+from routilux_mp._worker.liveness import Page
+from routilux_mp._worker.main import Worker
+from routilux_mp._worker.wire import Frames, JobInfo, Reported, Task, decode, encode
 
 COUNT = 256
-ROUNDS = 300
+ROUNDS = 400
 
 
-def made(handler: Callable[..., Any]) -> Routine:
-    routine = Routine()
-    routine.add_slot("in", lambda **data: handler(routine, **data))
-    routine.add_event("out")
-    routine._incoming = {}  # type: ignore[attr-defined]
-    return routine
+class One(Routine):
+    """A routine with one slot and one event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_slot("in", handler=self.go)
+        self.add_event("out")
+        self._incoming: dict[int, dict[str, str] | None] = {}
+
+    def go(self, x: Any) -> Any:
+        """Nothing."""
 
 
-def generate(routine: Routine, i: int) -> Any:
-    routine.emit("out", i=i)
-    yield i
+class Emits(One):
+    def go(self, x: Any) -> None:
+        self.emit("out", x=x)
 
 
-HANDLERS: dict[str, Callable[..., Any]] = {
-    "no-op": lambda routine, i: None,
-    "emits one number": lambda routine, i: routine.emit("out", i=i),
-    "emits a nested value": lambda routine, i: routine.emit("out", i=[i], d={"a": 1}),
-    "emits three": lambda routine, i: [routine.emit("out", i=i), routine.emit("out", i=i), routine.emit("out", i=i)],
-    "generator, one cursor": generate,
-}
+class EmitsThree(One):
+    def go(self, x: Any) -> None:
+        self.emit("out", x=x)
+        self.emit("out", x=x)
+        self.emit("out", x=x)
 
 
-def measure(handler: Callable[..., Any]) -> float:
-    """Nanoseconds per activation."""
-    backend = InlineBackend()
-    backend.load(Code("code", None, {"r": made(handler)}))
-    backend.start(1, "code")
+class Yields(One):
+    def go(self, x: Any) -> Iterator[int]:
+        self.emit("out", x=x)
+        yield 1
+
+
+class Counts(One):
+    def go(self, x: Any) -> None:
+        context.current().job_state.increment("n")  # type: ignore[union-attr]
+
+
+class Loop:
+    """The worker's end of a socket, without a socket: what is put in is read, what is sent is encoded."""
+
+    def __init__(self) -> None:
+        self.inbox: list[bytes] = []
+        self.done = 0
+
+    def read(self, *, wait: bool) -> Sequence[Any] | None:
+        if not self.inbox:
+            return None
+        [content] = Frames().feed(self.inbox.pop(0))
+        return [decode(content)]
+
+    def send(self, message: Any) -> None:
+        encode(message)
+        assert isinstance(message, Reported)
+        assert message.completion.failure is None, message.completion.failure
+        self.done += message.completion.done
+
+
+class Only:
+    """Where the worker's routine comes from."""
+
+    def __init__(self, routine: Routine) -> None:
+        self._routine = routine
+
+    def routine(self, routine_id: str) -> Routine:
+        return self._routine
+
+
+def measure(routine: Routine, value: Any) -> float:
+    """Nanoseconds per activation of ``routine`` on ``{"x": value}``."""
+    channel = Loop()
+    worker = Worker(channel, Page(), Only(routine), may_wait=True)
+    context.set_for_process(worker.transaction)
     topology = Topology("flow", "concurrent", (RoutineSpec("r", "Routine", ("in",), ("out",)),), ())
-    backend.send(1, JobInfo("job", "code", "flow", topology.to_plain()))
-    backend.poll(0)
-    batch = Batch(COUNT, encode_batch([{"i": i} for i in range(COUNT)], None, b"").data)
+    channel.inbox.append(encode(JobInfo("job", "code", "flow", topology.to_plain())))
+    worker.take_messages(wait=True)
+    batch = Batch(COUNT, encode_batch([{"x": value}] * COUNT, None, b"").data)
     best = float("inf")
     for dispatch in range(1, ROUNDS + 1):
-        # As a worker process gets it: from the wire.
-        [content] = Frames().feed(encode(Task("job", Work(dispatch, 1, 0, (0,), (Part(0, -1, batch, 0, COUNT),)))))
-        task = decode(content)
-        assert isinstance(task, Task)
-        backend.send(1, task.work, task.job_id)
+        channel.inbox.append(encode(Task("job", Work(dispatch, 1, 0, (0,), (Part(0, -1, batch, 0, COUNT),)))))
         before = time.perf_counter_ns()
-        reports = [event for event in backend.poll(0) if isinstance(event, Report)]
+        worker.take_messages(wait=True)
+        for _ in worker.run_next():
+            pass
         best = min(best, (time.perf_counter_ns() - before) / COUNT)
-        assert reports
-        assert all(report.completion.failure is None for report in reports)
-    backend.close()
+    assert channel.done == ROUNDS * COUNT
     return best
 
 
+def main() -> None:
+    """Measure and print."""
+    nested = {"i": 1}
+    for name, routine, value in (
+        ("no-op on a number", One, 1),
+        ("no-op on a nested value", One, nested),
+        ("emits a number", Emits, 1),
+        ("emits a nested value", Emits, nested),
+        ("emits a tuple", Emits, (1, 2)),
+        ("emits three numbers", EmitsThree, 1),
+        ("generator, one cursor", Yields, 1),
+        ("increments a counter", Counts, 1),
+    ):
+        print(f"{name:26s} {measure(routine(), value):6.0f} ns", flush=True)
+
+
 if __name__ == "__main__":
-    for name, handler in HANDLERS.items():
-        print(f"{name:24s} {measure(handler):6.0f} ns")
+    main()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .routine import ExecutionContext, Routine
     from .runtime import Runtime, configure
     from .slot import Slot
+    from .standby import Standby, hand_over_on_sigterm
     from .status import JobStatus
     from .tracker import ExecutionTracker
 
@@ -50,6 +51,8 @@ _HOMES = {
     "ErrorStrategy": "error_handler",
     "Runtime": "runtime",
     "configure": "runtime",
+    "Standby": "standby",
+    "hand_over_on_sigterm": "standby",
     "FlowRegistry": "monitoring.flow_registry",
     "immediate_policy": "activation_policies",
     "upstream_done_policy": "activation_policies",
@@ -85,10 +88,12 @@ __all__ = [
     "Runtime",
     "Serializable",
     "Slot",
+    "Standby",
     "all_slots_ready_policy",
     "batch_size_policy",
     "configure",
     "custom_policy",
+    "hand_over_on_sigterm",
     "immediate_policy",
     "register_serializable",
     "time_interval_policy",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import threading
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from .settings import Settings
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _lock = threading.RLock()
 _in_use: set[Runtime] = set()
+_begun: WeakSet[Runtime] = WeakSet()
 _active: list[Runtime] = []
 _default: Runtime | None = None
 _overrides: dict[str, Any] = {}
@@ -63,6 +65,15 @@ def remember(runtime: Runtime) -> None:
     """``runtime`` has begun to run jobs: have it shut down at the end of the script, at the latest."""
     with _lock:
         _in_use.add(runtime)
+        _begun.add(runtime)
+
+
+def leave_all() -> None:
+    """Every runtime hands its jobs over once what runs has ended; also those that are being shut down."""
+    with _lock:
+        begun = list(_begun)
+    for runtime in begun:
+        runtime._leave()
 
 
 def activate(runtime: Runtime) -> None:

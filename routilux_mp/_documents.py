@@ -50,6 +50,7 @@ class Document:
     # The same names as ``_live.LiveJob``: a JobState stands before one of the two.
 
     blocked = None
+    owner = None
     unconsumed: ClassVar[dict[str, dict[str, int]]] = {}
     progress: ClassVar[dict[str, tuple[int, int, int]]] = {}
 
@@ -188,6 +189,18 @@ def document_from_json(data: dict[str, Any]) -> Document:
         document.pause_points.append({**restored, "timestamp": Timestamp.of(point.get("timestamp"))})
     document.unknown = {key: value for key, value in data.items() if key not in _KNOWN}
     return document
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        DefinitionError: it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DefinitionError(f"{os.fspath(path)} is not JSON: {error}") from error
 
 
 def write_json(path: str | os.PathLike[str], data: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -74,6 +76,11 @@ class LiveJob:
         return None if blocked is None else {"reason": blocked[0], "since": Timestamp.of(blocked[1])}
 
     @property
+    def owner(self) -> dict[str, Any] | None:
+        is_ours = self.handle.lost is None and not self.handle.view.is_terminal
+        return {"host": socket.gethostname(), "pid": os.getpid()} if is_ours else None
+
+    @property
     def progress(self) -> dict[str, tuple[int, int, int]]:
         return dict(self.handle.view.progress)
 
@@ -98,16 +105,21 @@ class LiveJob:
     def dead_letters(self) -> list[dict[str, Any]]:
         view = self.handle.view
         names = list(view.progress)
-        return [
-            {
+        letters = []
+        for letter in view.dead_letters:
+            shown = {
                 "activation_id": f"{self.job_id}/{names[letter.routine]}/{letter.seq}",
                 "routine_id": names[letter.routine],
                 "error": letter.failure.message,
                 "error_type": letter.failure.type_name,
                 "timestamp": Timestamp.of(letter.time_ns),
             }
-            for letter in view.dead_letters
-        ]
+            try:
+                shown["slot_name"], shown["data"] = self.handle.input_of(letter)
+            except RoutiluxError as error:
+                shown["data_error"] = f"{type(error).__name__}: {error}"  # it may be what killed the worker
+            letters.append(shown)
+        return letters
 
     @property
     def shared_data(self) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .status import JobStatus
 
 if TYPE_CHECKING:
+    from ._curtain import Curtain
     from .job_state import JobState
 
 #: Called with (queue_size, active_count, status).
@@ -44,4 +45,14 @@ def wait_until(job_state: JobState, condition: Callable[[], bool], timeout_s: fl
         if live is None or live.status.is_terminal or (left_s is not None and left_s <= 0):
             return condition()
         live.wait_for_change(interval_s if left_s is None else min(interval_s, left_s))
+    return True
+
+
+def wait_for_curtains(curtains: Iterable[Curtain], deadline_s: float | None) -> bool:
+    """Wait until no ended job shows ``running`` any more: those that were resumed do, for a moment."""
+    for curtain in curtains:
+        left_s = curtain.left_s
+        if deadline_s is not None and time.monotonic() + left_s > deadline_s:
+            return False
+        time.sleep(left_s)
     return True

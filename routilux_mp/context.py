@@ -53,14 +53,13 @@ class Activation(Protocol):
 
 
 _current: ContextVar[Activation | None] = ContextVar("routilux_mp_activation", default=None)
-#: A worker process runs one activation at a time, so a handler's own threads can find it here.
-_of_process: list[Activation | None] = [None]
+#: A worker process runs one activation at a time and nothing else: every thread of it finds that here.
+of_process: Activation | None = None
 
 
 def current() -> Activation | None:
     """The activation that the caller runs in; None outside of a handler."""
-    found = _current.get()
-    return found if found is not None else _of_process[0]
+    return of_process or _current.get()
 
 
 def enter(activation: Activation) -> Token[Activation | None]:
@@ -75,4 +74,5 @@ def leave(token: Token[Activation | None]) -> None:
 
 def set_for_process(activation: Activation | None) -> None:
     """The same for all threads of a worker process, which runs nothing else."""
-    _of_process[0] = activation
+    global of_process
+    of_process = activation

@@ -7,15 +7,14 @@ deserialised it is *detached*: plain data, until it is resumed. It runs nothing 
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._documents import Document, document_from_json, document_to_json, write_json
+from ._documents import Document, document_from_json, document_to_json, read_json, write_json
 from ._history import ExecutionRecord, History, Timestamp
 from ._live import LiveJob
 from ._serialization.registry import Serializable, register_serializable
@@ -105,6 +104,11 @@ class JobState(Serializable):
         return self._source.blocked
 
     @property
+    def owner(self) -> dict[str, Any] | None:
+        """Host and pid of the process that runs the job, as far as this one knows; None when nobody does."""
+        return self._source.owner
+
+    @property
     def dead_letters(self) -> list[dict[str, Any]]:
         """Activations that were given up after they had crashed their worker again and again."""
         return self._source.dead_letters
@@ -177,7 +181,9 @@ class JobState(Serializable):
     @property
     def routine_states(self) -> WriteThrough:
         """State of every routine that has one. Setting an item writes that routine's state."""
-        return WriteThrough(self._source.routine_states, self.update_routine_state, self._drop_routine_state)
+        return WriteThrough(
+            self._source.routine_states, self.update_routine_state, partial(self._write, "drop_routine_state")
+        )
 
     @routine_states.setter
     def routine_states(self, states: Mapping[str, Mapping[str, Any]]) -> None:
@@ -192,13 +198,10 @@ class JobState(Serializable):
         """Replace the user's keys of a routine's state. Allowed at any time, also on an ended job."""
         self._write("put_routine_state", routine_id, state)
 
-    def _drop_routine_state(self, routine_id: str) -> None:
-        self._write("drop_routine_state", routine_id)
-
     @property
     def shared_data(self) -> WriteThrough:
         """What all routines of the job share. Setting an item changes the job."""
-        return WriteThrough(self._source.shared_data, self.update_shared_data, self._drop_shared)
+        return WriteThrough(self._source.shared_data, self.update_shared_data, partial(self._write, "drop_shared"))
 
     @shared_data.setter
     def shared_data(self, content: Mapping[str, Any]) -> None:
@@ -211,9 +214,6 @@ class JobState(Serializable):
     def update_shared_data(self, key: str, value: Any) -> None:
         """Set one shared value."""
         self._write("put_shared", key, value)
-
-    def _drop_shared(self, key: str) -> None:
-        self._write("drop_shared", key)
 
     def increment(self, key: str, by: float = 1) -> None:
         """Add to a shared number, without losing what somebody else adds meanwhile."""
@@ -287,10 +287,7 @@ class JobState(Serializable):
             FileNotFoundError: there is no such file.
             ValueError: it is not a job state.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DefinitionError(f"{os.fspath(path)} is not JSON: {error}") from error
+        data = read_json(path)
         if not isinstance(data, dict) or data.get("_type") != "JobState":
             found = data.get("_type") if isinstance(data, dict) else type(data).__name__
             raise DefinitionError(f"{os.fspath(path)} holds {found!r}, not a JobState")

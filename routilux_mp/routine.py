@@ -205,7 +205,7 @@ class Routine(Serializable):
         if event_name not in self._events:
             known = ", ".join(repr(name) for name in self._events) or "none"
             raise UnknownName(f"Event '{event_name}' not found in routine '{self._id}'; its events: {known}")
-        activation = context.current()
+        activation = context.of_process or context.current()  # the first is all that a worker process needs
         if activation is None:
             raise _no_activation(f"emit '{event_name}' from routine '{self._id}'")
         activation.emit(self, event_name, kwargs)

@@ -20,6 +20,7 @@ from ._live import LiveJob, describe
 from ._starting import TRIGGER, entry_of, has_begun, refused
 from ._state_values import CHECKPOINT_KEY, Values
 from ._transfer import entry_params_of, import_job, state_ops
+from ._waiting import wait_for_curtains
 from .errors import DefinitionError, RuntimeClosed, UnknownName
 from .job_state import JobState
 from .monitoring.flow_registry import FlowRegistry
@@ -145,14 +146,7 @@ class Runtime:
         self._settle(state, settle_s)
         return state
 
-    def post(
-        self,
-        flow: str | Flow,
-        routine: str,
-        slot: str,
-        data: Any,
-        job_id: str | None = None,
-    ) -> JobState:
+    def post(self, flow: str | Flow, routine: str, slot: str, data: Any, job_id: str | None = None) -> JobState:
         """Put data into a slot of a job: of ``job_id``, else of the flow's newest job that goes on.
 
         Raises:
@@ -275,12 +269,8 @@ class Runtime:
         deadline_s = None if timeout is None else time.monotonic() + timeout
         if self._made is None or not self._made.wait_all(timeout, flow_id):
             return self._made is None
-        # Ended jobs that were resumed show "running" for a moment more.
         lives = [state._live for state in list(self._states.values()) if flow_id in (None, state.flow_id)]
-        for live in lives:
-            left_s = 0.0 if live is None else live.curtain.left_s
-            time.sleep(left_s if deadline_s is None else max(0.0, min(left_s, deadline_s - time.monotonic())))
-        return all(live is None or not live.curtain.left_s for live in lives)
+        return wait_for_curtains([live.curtain for live in lives if live is not None], deadline_s)
 
     @property
     def is_closed(self) -> bool:
@@ -296,6 +286,10 @@ class Runtime:
         deactivate(self)
         if self._made is not None:
             self._made.close(wait, timeout)
+
+    def _leave(self) -> None:
+        if self._made is not None:
+            self._made.leave()
 
     def __enter__(self) -> Self:
         self._check_open()

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ._compile import compile_flow
+from ._current_runtime import leave_all
 from .errors import UsageError
 from .flow import Flow
 from .monitoring.flow_registry import FlowRegistry
@@ -104,6 +108,33 @@ class Standby:
     def _compiled(self, flow_id: str) -> CompiledFlow | None:
         flow = self._flows.get(flow_id)
         return None if flow is None else compile_flow(flow, self._runtime.settings)
+
+
+def hand_over_on_sigterm() -> None:
+    """From now on SIGTERM lets what runs finish, hands every job of this process over, and then ends it.
+
+    A second SIGTERM ends it at once. Nothing is lost either way: handing over only means that a standby
+    need not find out first that this process is gone. To be called in the main thread, as every
+    installation of a signal handler.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    threads: list[threading.Thread] = []
+
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        if threads:
+            signal.signal(signal.SIGTERM, before if callable(before) else signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        # Not here: whatever this thread was doing may hold the locks that a shutdown needs.
+        threads.append(threading.Thread(target=_hand_all_over, name="routilux-sigterm"))
+        threads[0].start()
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _hand_all_over() -> None:
+    leave_all()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _flows_of(name: str) -> list[Flow]:

@@ -225,12 +225,16 @@ def _stop(job: Job, status: str, reason: str, now: int) -> Step:
 
 
 def _post(job: Job, s: Post, now: int) -> Step:
+    if job.is_terminal:
+        return  # it would be on record, and never run
     yield Posted(now, s.routine, s.slot, s.batch)
     yield Changed()
     yield from _after(job, now)
 
 
 def _annotate(job: Job, s: Annotate, now: int) -> Step:
+    if job.is_terminal:
+        return
     yield Annotated(now, s.ops)
     yield Changed()
 

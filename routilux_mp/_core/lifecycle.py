@@ -17,9 +17,9 @@ JOB: dict[str, frozenset[type]] = {
     "paused": frozenset(
         {Resumed, StopAsked, Ended, Posted, Annotated, Closed, PauseAsked, Paused, Answered, Revived, Skipped}
     ),
-    "completed": frozenset(),
-    "failed": frozenset({Resumed}),  # only while unfinished work has retries left
-    "cancelled": frozenset(),
+    "completed": frozenset({Answered}),  # that it comes too late
+    "failed": frozenset({Answered, Resumed}),  # only while unfinished work has retries left
+    "cancelled": frozenset({Answered}),
 }
 
 #: (status, record) -> status, where a record changes it

@@ -87,8 +87,8 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
         return  # it would see state that is not durable yet
     seq = _special_to_run(job, routine, now_ns)
     before = _special_in_turn(routine) if spec.workers == 1 else None
-    if before is not None and routine.ready and routine.ready[0].seq < before:
-        seq = None  # in order: what was handed back and came before it goes first
+    if before is not None and (seq is None or seq > before or (routine.ready and routine.ready[0].seq < before)):
+        seq = None  # in order: what was handed back and came before it goes first, and no due retry overtakes it
     if seq is not None:
         special = routine.special[seq]
         if special.keys and any(d.worker == s.worker for d in job.dispatches.values()):
@@ -169,7 +169,7 @@ def _has_foreign_change(job: Job, worker: int) -> bool:
             return False
         if writer != worker:
             return True
-    return job.version > seen
+    return bool(job.recent) and job.recent[0][0] > seen + 1  # who made the forgotten ones is not known
 
 
 def _unseen_state(job: Job, worker: int, is_reset: bool) -> tuple[tuple[str, str, object], ...]:

@@ -17,16 +17,45 @@ from .signing import Signer
 #: What cannot be changed in place and has one encoding: a dictionary of such values is packed without asking.
 ATOMS: Final = frozenset((int, str, float, bool, type(None), bytes))
 
+#: Above so many elements looking at all types at once is quicker than a loop.
+_MANY: Final = 8
+
 #: How an encoded item is to be joined.
 PLAIN, MARKED, WHOLE = 0, 1, 2
 
 
-def flat_packer() -> Callable[[dict[str, Any]], bytes]:
-    """A function that packs a dictionary of atoms as a ``PLAIN`` item; not for use by two threads at once.
+def simple_packer() -> Callable[[dict[str, Any]], bytes]:
+    """A function that packs a dictionary of simple values as a ``PLAIN`` item; not for use by two threads at once.
 
     It raises ``ValueError`` or ``OverflowError`` for the rare ones that need :func:`encode_item`.
     """
     return Packer(strict_types=True).pack  # type: ignore[no-any-return]
+
+
+def is_simple(value: Any, depth_max: int = 3) -> bool:
+    """Whether the value is made of atoms, lists and dictionaries only. No, when it is not quickly found out."""
+    kind = type(value)
+    if kind is dict:
+        if not _are_atoms(value):
+            return False
+        inner = value.values()
+    elif kind is list:
+        inner = value
+    else:
+        return kind in ATOMS
+    if len(inner) > _MANY:
+        return ATOMS.issuperset(map(type, inner))
+    for item in inner:
+        if type(item) not in ATOMS and not (depth_max and is_simple(item, depth_max - 1)):
+            return False
+    return True
+
+
+def _are_atoms(keys: dict[Any, Any]) -> bool:
+    for key in keys:
+        if type(key) is not str:
+            return ATOMS.issuperset(map(type, keys))
+    return True
 
 
 def encode_item(value: Any, signer: Signer | None, context: bytes) -> tuple[bytes, int]:

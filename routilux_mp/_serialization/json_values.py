@@ -9,6 +9,7 @@ signature before anything is loaded.
 from __future__ import annotations
 
 import base64
+import json
 import math
 from typing import Any
 
@@ -42,7 +43,10 @@ def to_json(value: Any, owner: Any = None, where: str = "value", depth: int = 0)
     if kind is dict:
         return _dict_to_json(value, owner, where, depth)
     if kind in (tuple, set, frozenset):
-        return {f"${kind.__name__}": [to_json(v, owner, f"{where}[{i}]", depth + 1) for i, v in enumerate(value)]}
+        items = [to_json(item, owner, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+        if kind is not tuple:
+            items.sort(key=json.dumps)  # the same set gives the same document in every process
+        return {f"${kind.__name__}": items}
     if callable(value) and not isinstance(value, type):
         return {_CALLABLE: describe_callable(value, owner, where)}
     if _is_serializable(value):

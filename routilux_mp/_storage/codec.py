@@ -51,7 +51,7 @@ def decode_record(data: bytes, place: tuple[int, int, int] | None = None) -> Dur
         return _BUILD.get(kind, lambda f, place: kind(*f))(known, place)  # type: ignore[no-any-return]
     except CheckpointFormat:
         raise
-    except (ValueError, TypeError, IndexError, KeyError) as error:
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
         raise CheckpointDamaged(f"record at {place}: {error}") from error
 
 
@@ -147,7 +147,7 @@ def decode_snapshot(data: bytes, job: Job) -> None:
         job.is_offered, job.answered_low, job.answered = s["asked"]
         job.closing = s["closing"]
         job.routines = [_routine_in(r) for r in s["routines"]]
-    except (ValueError, TypeError, IndexError, KeyError) as error:
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
         if isinstance(error, CheckpointFormat):
             raise
         raise CheckpointDamaged(f"snapshot: {error!r}") from error

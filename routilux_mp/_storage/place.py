@@ -43,10 +43,6 @@ class Root:
             while self._handles:
                 let_go(self.fs, self._handles.popitem()[1])
 
-    def __del__(self) -> None:
-        # Whoever reads an ended job after `close` has opened the root once more.
-        self.close()
-
 
 class Place:
     """The directory of one job."""
@@ -129,6 +125,12 @@ class Place:
             return []
         except OSError as error:
             raise self.unreadable(error, *folders) from error
+
+    def look_again(self, wait_s: float, *folders: str) -> None:
+        """Wait, then list every directory on the way: what a network client saw missing it now looks up (rule 6)."""
+        self.root.putter.sleep(wait_s)
+        for depth in range(len(folders) + 1):
+            self.names(*folders[:depth])
 
     def unknown(self) -> UnknownName:
         return UnknownName(f"there is no job '{self.job_id}' in {self.root.path}")

@@ -16,7 +16,7 @@ from . import frames
 from .archive import Archive
 from .files import let_go
 from .frames import COMMIT, KIND_NAMES, OPEN, SEAL, CheckpointFile
-from .layout import COMMIT_FILE_BYTES_MAX, EPOCHS, commit_name, epoch_name, parse_commit, parse_epoch
+from .layout import ARCHIVE, COMMIT_FILE_BYTES_MAX, EPOCHS, commit_name, epoch_name, parse_commit, parse_epoch
 from .place import Place
 from .put import LOOK_AGAIN_S
 
@@ -72,9 +72,8 @@ class LogReader:
             # After the files: an owner that rolls meanwhile is then seen as what it is.
             following = self.file(epoch + 1, 1)
             if following is None:
-                if trouble is not None:
-                    raise trouble
-                self._check_no_hole(part, epoch, number, digest)
+                following = self._missed(part, trouble, epoch, number, digest)
+            if following is None:
                 walk.files += part
                 return walk
             if trouble is not None or not is_end_of(part[-1] if part else None, following):
@@ -219,8 +218,8 @@ class LogReader:
                     return part
             if trouble is not None:
                 break  # what is there and damaged does not get better
-            self.place.root.putter.sleep(wait_s)
-            self.place.names(EPOCHS, epoch_name(epoch))
+            self.place.look_again(wait_s, EPOCHS, epoch_name(epoch))
+            self.place.look_again(0.0, ARCHIVE)
         raise trouble or CheckpointDamaged(
             f"{self._epochs}/{epoch_name(epoch)} is damaged: files that the next epoch's OPEN names are missing, and "
             f"there is no archive that has them"
@@ -240,28 +239,35 @@ class LogReader:
             )
         return part[number - 1 :]
 
-    def _check_no_hole(self, part: list[CheckpointFile], epoch: int, number: int, digest: bytes | None) -> None:
-        """The log ends here: nothing later may be there. (What is seen is there, even if absence proves nothing.)"""
+    def _missed(
+        self, part: list[CheckpointFile], trouble: CheckpointDamaged | None, epoch: int, number: int, digest: bytes | None
+    ) -> CheckpointFile | None:
+        """The log seems to end with `part`: None when it does, the next OPEN when a first look had missed it.
+
+        What is seen is there, even if absence proves nothing: nothing later may be there.
+        """
         for wait_s in LOOK_AGAIN_S[:_LOOKS]:
             last = part[-1] if part else None
             at = last.header.number if last is not None else number - 1
             is_sealed = last is not None and last.header.kind == SEAL
-            beyond = [e for e in map(parse_epoch, self.place.names(EPOCHS)) if e is not None and e > epoch]
-            opened = next((e for e in beyond if self.file(e, 1) is not None), None)
-            if is_sealed and opened in (None, epoch + 1):
-                return  # its own roll or another's take-over goes on; this reading ends at the SEAL
+            beyond = sorted(e for e in map(parse_epoch, self.place.names(EPOCHS)) if e is not None and e > epoch)
+            opened = next((file for e in beyond if (file := self.file(e, 1)) is not None), None)
+            if opened is not None and opened.header.epoch == epoch + 1:
+                return opened
             later = [
                 n for n in map(parse_commit, self.place.names(EPOCHS, epoch_name(epoch))) if n is not None and n > at
             ]
-            if not is_sealed and not later and opened is None:
-                return
-            self.place.root.putter.sleep(wait_s)
-            if not is_sealed:
+            if trouble is not None and opened is None:
+                raise trouble
+            if opened is None and (is_sealed or not later):
+                return None
+            self.place.look_again(wait_s, EPOCHS, epoch_name(epoch + 1 if is_sealed else epoch))
+            if not is_sealed and trouble is None:
                 self._read_epoch(part, epoch, at + 1, last.digest if last is not None else digest)
-                if len(part) > 0 and part[-1] is not last:
-                    return  # a living owner goes on writing; this reading ends where it ends
-        missing = self._where(epoch + 1, 1) if is_sealed else self._where(epoch, at + 1)
-        raise CheckpointDamaged(f"{missing} is missing although later files are there; nothing was changed")
+                if part and part[-1] is not last:
+                    return None  # a living owner goes on writing; this reading ends where it ends
+        missing = self._where(epoch + 1, 1) if is_sealed or trouble is not None else self._where(epoch, at + 1)
+        raise trouble or CheckpointDamaged(f"{missing} is missing although later files are there; nothing was changed")
 
     def _where(self, epoch: int, number: int) -> str:
         return f"{self._epochs}/{epoch_name(epoch)}/{commit_name(number)}"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from ..errors import CheckpointDamaged, StorageError
 from . import snapshots
 from .frames import COMMIT, NO_PREDECESSOR, OPEN, SEAL, CheckpointFile
-from .layout import ARCHIVE, EPOCHS, SNAPSHOTS, parse_epoch
+from .layout import ARCHIVE, EPOCHS, SNAPSHOTS, epoch_name, parse_epoch
 from .owner import OwnerInfo
 from .place import Place
 from .put import LOOK_AGAIN_S
@@ -102,7 +102,7 @@ def read_job(place: Place, clock: Callable[[], float]) -> JobLog:
         reached = max(_newest(place, SNAPSHOTS), _newest(place, ARCHIVE) + 1)
         if log.epoch >= reached or reached == 1:
             return log
-        place.root.putter.sleep(wait_s)
+        place.look_again(wait_s, EPOCHS, epoch_name(log.epoch + 1))
     raise CheckpointDamaged(
         f"{place.where(EPOCHS)} is incomplete: the job reached epoch {reached}, its commit files only reach epoch "
         f"{log.epoch}. Copy the whole directory; nothing was changed"

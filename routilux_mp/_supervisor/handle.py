@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
 from .._core import outstanding
 from .._core.batch import Batch
-from .._core.job import Group, Item
+from .._core.job import DeadLetter, Group, Item
 from .._core.records import Durable
 from .._core.stimuli import Annotate, Cancel, Close, Pause, Post, Resume, StateOp, Stimulus
 from .._core.view import JobView
 from .._serialization.batch import Unreadable, decode_batch, decode_value
 from .._serialization.places import emission_place, slot_place
 from .._storage.codec import decode_record
-from ..errors import RuntimeClosed, UnknownName
+from .._storage.store import Store
+from ..errors import UnknownName
 from .live import LiveJob
 from .records import HistoryItem, history_of, log_of, results_of
 
@@ -154,10 +155,7 @@ class JobHandle:
     def pending(self) -> list[dict[str, Any]]:
         """Activations that have not returned, in order per routine."""
         job = self._live.job
-        try:
-            owed = self._supervisor.call(lambda: outstanding.outstanding(job)) or []
-        except RuntimeClosed:
-            owed = outstanding.outstanding(job)  # the loop is gone: nobody changes the job any more
+        owed = self._supervisor.look(lambda: outstanding.outstanding(job))
         out: list[dict[str, Any]] = []
         for one in owed:
             spec = job.topology.routines[one.routine]
@@ -175,6 +173,15 @@ class JobHandle:
                     }
                 )
         return out
+
+    def input_of(self, letter: DeadLetter) -> tuple[str | None, Any]:
+        """(slot, data) that a dead letter was given; of a logic, all its slots together.
+
+        Raises:
+            RoutiluxError: the input cannot be read here.
+        """
+        ((_, slot, data),) = self._inputs(letter.routine, letter.item)
+        return slot, data
 
     def document(self) -> dict[str, Any]:
         """What a serialised JobState holds beyond its view."""
@@ -220,8 +227,10 @@ class JobHandle:
         if self._live.memory is not None:
             yield iter(self._live.memory.records())
             return
-        log = self._supervisor.store.read(self.job_id)
-        yield (decode_record(data, tuple(ref)) for ref, data in log.history())  # type: ignore[arg-type]
+        # A store of its own: the supervisor's may have been closed, and must not be opened again by a reader.
+        with Store(self._supervisor.store.path, self._supervisor.settings) as store:
+            log = store.read(self.job_id)
+            yield (decode_record(data, tuple(ref)) for ref, data in log.history())  # type: ignore[arg-type]
 
 
 def deadline_of(timeout_s: float | None) -> Callable[[], float | None]:

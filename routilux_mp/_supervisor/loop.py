@@ -185,9 +185,9 @@ class Loop:
         failure: Failure | None = None
         if timed_out is not None:
             dispatch, index = timed_out
-            failure = Failure("timeout", "ActivationTimeout", "the handler ran longer than timeout_s; worker killed")
+            failure = Failure("timeout", "ActivationTimeout", f"the handler ran longer than timeout_s; {how.report}")
         elif not how.is_blameless:
-            failure = Failure("crash", "WorkerCrashed", how.detail or "the worker process died")
+            failure = Failure("crash", "WorkerCrashed", how.report)
             if not slot.is_started:
                 self._start_failures += 1
         for job_id in sorted(slot.introduced):  # each of them remembers what state this worker has

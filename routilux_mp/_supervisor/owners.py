@@ -82,7 +82,9 @@ class Owners:
         if self.is_gone(owner, None) or self.is_suspect(owner):
             return
         control = self._store.control(job_id)
-        control.put(Request(new_request_id(), "yield", {}, f"pid {self._me.pid} on {self._me.host}"))
+        control.put(
+            Request(new_request_id(), "yield", {"owner": owner.token}, f"pid {self._me.pid} on {self._me.host}")
+        )
         deadline_s = time.monotonic() + wait_s
         while time.monotonic() < deadline_s:
             found = self._glance(job_id)

@@ -142,7 +142,7 @@ class Standby:
                 free.append(found)
         for found in free:
             if not self._has_room():
-                self._say_once("", f"at capacity: {self._capacity} jobs; {len(free)} more could be taken over")
+                self._say_once("", f"at capacity ({self._capacity}): further jobs wait until one here has ended")
                 break
             self._start(found.job_id, lambda found=found: self._take(found))  # type: ignore[misc]
 
@@ -177,7 +177,7 @@ class Standby:
             glance = self._supervisor.store.glance(job_id)
         except (StorageError, CheckpointDamaged) as error:
             self._park(job_id, (0, 0), _RETRY_STORAGE_S)
-            self._say_once(job_id, f"job {job_id} cannot be looked at: {error}")
+            self._say_once(job_id, f"job {job_id} cannot be looked at", error)
             return None
         if glance is None:
             return None  # it is being made
@@ -281,7 +281,7 @@ class Standby:
         if type(result) in (StorageError, CheckpointDamaged):
             self._preloaded.discard(job_id)  # its first record is not there yet, or cannot be read now
         elif isinstance(result, RoutiluxError):
-            self._say_once(job_id, f"job {job_id} cannot be run here if its owner fails: {result}")
+            self._say_once(job_id, f"job {job_id} cannot be run here if its owner fails", result)
 
     def _take_ended(self, found: Found, result: object) -> None:
         job_id, glance, why = found
@@ -290,10 +290,10 @@ class Standby:
                 log.debug("job %s went to another standby: %s", job_id, result)
             case StorageError():
                 self._park(job_id, glance[:2], _RETRY_STORAGE_S if type(result) is StorageError else _RETRY_S)
-                self._say_once(job_id, f"job {job_id} ({why}) cannot be run here: {result}")
+                self._say_once(job_id, f"job {job_id} ({why}) cannot be run here", result)
             case RoutiluxError():
                 self._park(job_id, glance[:2], _RETRY_S)
-                self._say_once(job_id, f"job {job_id} ({why}) cannot be run here: {result}")
+                self._say_once(job_id, f"job {job_id} ({why}) cannot be run here", result)
             case "ended":
                 self._end(job_id)
             case "paused":
@@ -312,7 +312,8 @@ class Standby:
         for known in (self._parked, self._said, self._sealed_since):
             known.pop(job_id, None)
 
-    def _say_once(self, about: str, text: str) -> None:
-        if self._said.get(about) != text:
-            self._said[about] = text
-            self._say(text)
+    def _say_once(self, about: str, text: str, reason: object = "") -> None:
+        """Say it unless the same reason has been given for this job."""
+        if self._said.get(about) != str(reason):
+            self._said[about] = str(reason)
+            self._say(f"{text}: {reason}" if reason else text)

@@ -31,7 +31,7 @@ from .._storage.replay import LogRef
 from .._storage.store import Store
 from .._worker.spill import PayloadReader
 from ..backends.base import Backend, Code, JobInfo
-from ..errors import BackendError, CheckpointDamaged, HandedOver, NotShippable, RuntimeClosed, UnknownName
+from ..errors import BackendError, CheckpointDamaged, HandedOver, NotShippable, RoutiluxError, RuntimeClosed, UnknownName
 from ..settings import Settings
 from . import recovery
 from .clock import SystemClock
@@ -231,13 +231,36 @@ class Supervisor:
         return list(self._handles.values())
 
     def wait_all(self, timeout_s: float | None = None, flow_id: str | None = None) -> bool:
-        """Wait until every job (of one flow) has ended or is paused; False after ``timeout_s``."""
+        """Wait until every job (of one flow) has ended, is paused or was handed over; False after ``timeout_s``.
+
+        Raises:
+            Fenced, OutcomeUnknown, BackendError: a job was given up meanwhile; the others have been waited for.
+        """
         left = deadline_of(timeout_s)
+        trouble: RoutiluxError | None = None
         for handle in self.handles():
-            if flow_id is None or handle.view.flow_id == flow_id:
-                if handle.lost is None and not handle.wait(lambda v: v.is_terminal or v.status == "paused", left()):
+            if handle.lost is not None or flow_id not in (None, handle.view.flow_id):
+                continue
+            try:
+                if not handle.wait(lambda v: v.is_terminal or v.status == "paused", left()):
                     return False
+            except HandedOver:
+                continue
+            except RoutiluxError as error:
+                trouble = trouble or error
+        if trouble is not None:
+            raise trouble
         return True
+
+    def leave(self) -> None:
+        """Let what runs finish and hand every job over, also while another thread waits in :meth:`close`."""
+        if self._thread is not None:
+            try:
+                self.call(self.loop.drain)
+            except RuntimeClosed:
+                return  # it has left
+            for handle in self.handles():
+                handle.wait_sealed(self.settings.grace_s)
 
     def close(self, wait: bool = True, timeout_s: float | None = None) -> None:
         """Leave: with ``wait`` after all queued work is done, else after what runs now. Nothing is lost.
@@ -252,9 +275,13 @@ class Supervisor:
             self.store.close()
             return
         left = deadline_of(timeout_s)
+        trouble: RoutiluxError | None = None
         if wait:
             self.call(self._close_inputs)
-            self.wait_all(left())
+            try:
+                self.wait_all(left())
+            except RoutiluxError as error:
+                trouble = error  # told when everything is cleared away
         self.call(self.loop.drain)
         for handle in self.handles():
             if handle.view.is_terminal:
@@ -262,6 +289,8 @@ class Supervisor:
         self._should_stop = True
         self._backend_or_fail().wake()
         self._thread.join()
+        if trouble is not None:
+            raise trouble
 
     # -- the loop's thread --------------------------------------------------------------------
 
@@ -273,7 +302,7 @@ class Supervisor:
         if threading.current_thread() is self._thread:
             self.loop.commands.append(function)  # type: ignore[arg-type]
             return None
-        if self._thread is None or not self._thread.is_alive():
+        if not (self._thread and self._thread.is_alive()):
             raise RuntimeClosed("the runtime has been shut down")
         future: Future[T] = Future()
 
@@ -286,8 +315,17 @@ class Supervisor:
             try:
                 return future.result(timeout=1.0)
             except TimeoutError:
-                if self._thread is None or not self._thread.is_alive():
+                if not self._thread.is_alive():
                     raise RuntimeClosed("the runtime has been shut down") from None
+
+    def look(self, function: Callable[[], T]) -> T:
+        """Read something of the loop's, in its thread; at once when it is that thread that asks, or it is gone."""
+        if threading.current_thread() is not self._thread:
+            try:
+                return self.call(function)  # type: ignore[return-value]
+            except RuntimeClosed:
+                pass  # nobody changes anything any more
+        return function()
 
     def start(self) -> None:
         """Be ready before the first job is known."""
@@ -310,7 +348,7 @@ class Supervisor:
             self.loop.on_code = self._on_code
             if self.is_durable:
                 self._vigil = Vigil(self.store, self.settings, backend.wake)
-                self.loop.keeper = Keeper(self.loop, self._vigil, self.encode)
+                self.loop.keeper = Keeper(self.loop, self._vigil, self.encode, self.store.owner.token)
             self._thread = threading.Thread(target=self._run, name="routilux-supervisor", daemon=True)
             self._thread.start()
 
@@ -438,9 +476,13 @@ class Supervisor:
 
     def read_batch(self, live: LiveJob, batch: Batch) -> bytes:
         """The bytes of a batch whose copy in memory was dropped."""
-        assert batch.ref is not None and isinstance(live.tenure, DurableTenure)
+        assert batch.ref is not None
         epoch, commit, frame, number = batch.ref
-        record = decode_record(live.tenure.read(LogRef(epoch, commit, frame)))
+        ref = LogRef(epoch, commit, frame)
+        tenure = live.tenure
+        # A job that had ended before this process looked at it was never owned here.
+        is_owned = isinstance(tenure, DurableTenure)
+        record = decode_record(tenure.read(ref) if is_owned else self.store.read_frame(live.job.job_id, ref))
         data = list(batches_of(record))[number].data
         assert data is not None
         return data

@@ -27,10 +27,11 @@ log = logging.getLogger(__name__)
 class Keeper:
     """Called by the loop, in its thread, at its turns."""
 
-    def __init__(self, loop: Loop, vigil: Vigil, encode: Encode) -> None:
+    def __init__(self, loop: Loop, vigil: Vigil, encode: Encode, token: str) -> None:
         self._loop = loop
         self._vigil = vigil
         self._encode = encode
+        self._token = token
         self._lease_ns = 0
         #: job id -> (number of the commit that carries the answer, request id), in order
         self._owed: dict[str, deque[tuple[int, str]]] = {}
@@ -81,7 +82,7 @@ class Keeper:
         if heard.request is None:
             ask = Ask(heard.request_id, None, heard.reason)
         else:
-            ask = ask_of(heard.request, live.job, self._encode)
+            ask = ask_of(heard.request, live.job, self._encode, self._token)
         number = live.filling
         self._loop.happen(live, ask, now)
         if live.job.has_answered(heard.request_id):

@@ -10,21 +10,21 @@ from .._core.job import Job
 from .._core.stimuli import Ask, Cancel, Pause, Post, Resume, Retry, Skip, Yield
 from .._serialization.places import slot_place
 from .._storage.control import Request
-from ..errors import EmissionNotSerializable, UnknownName
+from ..errors import EmissionNotSerializable, UnknownName, UsageError
 
 #: Encodes a value from outside for a place.
 Encode = Callable[[dict[str, Any], bytes], Batch]
 
 
-def ask_of(request: Request, job: Job, encode: Encode) -> Ask:
-    """What the core is asked. Whatever is wrong with the request becomes its refusal."""
+def ask_of(request: Request, job: Job, encode: Encode, me: str) -> Ask:
+    """What the core is asked; ``me``: token of this owner. Whatever is wrong with the request becomes its refusal."""
     try:
-        return Ask(request.request_id, _wish(request, job, encode))
-    except (UnknownName, EmissionNotSerializable) as error:
+        return Ask(request.request_id, _wish(request, job, encode, me))
+    except (UsageError, EmissionNotSerializable) as error:
         return Ask(request.request_id, None, str(error))
 
 
-def _wish(request: Request, job: Job, encode: Encode) -> Pause | Resume | Cancel | Retry | Skip | Post | Yield:
+def _wish(request: Request, job: Job, encode: Encode, me: str) -> Pause | Resume | Cancel | Retry | Skip | Post | Yield:
     arguments = request.arguments
     match request.kind:
         case "pause":
@@ -40,6 +40,9 @@ def _wish(request: Request, job: Job, encode: Encode) -> Pause | Resume | Cancel
         case "post":
             return _post(arguments, job, encode)
         case "yield":
+            # Whoever asked has become the owner meanwhile, perhaps: it must not hand the job on.
+            if arguments.get("owner", me) != me:
+                raise UsageError("another owner was asked")
             return Yield()
     raise UnknownName(f"no request of kind {request.kind!r} is known to this version")
 

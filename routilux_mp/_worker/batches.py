@@ -4,58 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 from .._core.batch import Batch
 from .._core.stimuli import Emit
 from .._serialization.batch import join_batches
-from .._serialization.items import MARKED, WHOLE, join_items
+from .._serialization.items import MARKED, PLAIN, WHOLE, join_items
 
-#: (event, encoded item, how to join it); with ``READY`` a whole :class:`Batch` stands in place of the item.
-Entry = tuple[int, Any, int]
-READY = 3
+#: What is kept of one emission: its bytes, and how to join them if that is not ``PLAIN``. A whole :class:`Batch`
+#: stands for all that it holds.
+Item = bytes | tuple[bytes, int] | Batch
 
 
-def assemble(entries: Sequence[Entry], count_max: int, bytes_max: int) -> list[Emit]:
-    """Batches of the entries: those of one event in their order, none larger than allowed but for single items."""
-    if not entries:
-        return []
-    events = dict.fromkeys([entry[0] for entry in entries])
-    if len(events) == 1:
-        [event] = events
-        return [Emit(event, batch) for batch in _join(entries, count_max, bytes_max)]
+def assemble(out: Sequence[Sequence[Item]], *, is_mixed: bool, count_max: int, bytes_max: int) -> list[Emit]:
+    """Batches of what was emitted to each event, in order; none larger than allowed but for single items.
+
+    ``is_mixed``: not all of them are plain bytes.
+    """
     return [
         Emit(event, batch)
-        for event in events
-        for batch in _join([entry for entry in entries if entry[0] == event], count_max, bytes_max)
+        for event, items in enumerate(out)
+        if items
+        for batch in _join(items, is_mixed, count_max, bytes_max)
     ]
 
 
-def size_of(entries: Sequence[Entry]) -> int:
-    """Bytes that the entries take."""
-    return sum([len(data) if kind != READY else data.size for _, data, kind in entries])
+def size_of(out: Sequence[Sequence[Item]]) -> int:
+    """Bytes that the emissions take."""
+    return sum([_bytes_of(item) for items in out for item in items])
 
 
-def _join(entries: Sequence[Entry], count_max: int, bytes_max: int) -> list[Batch]:
-    kinds = {entry[2] for entry in entries}
-    if max(kinds) < WHOLE and len(entries) <= count_max:
-        items = [entry[1] for entry in entries]
-        data = join_items(items, has_marks=MARKED in kinds)
+def count_of(out: Sequence[Sequence[Item]]) -> int:
+    """How many emissions there are."""
+    return sum([item.count if type(item) is Batch else 1 for items in out for item in items])
+
+
+def _bytes_of(item: Item) -> int:
+    if type(item) is bytes:
+        return len(item)
+    return len(item[0]) if type(item) is tuple else item.size  # type: ignore[union-attr]
+
+
+def _join(items: Sequence[Item], is_mixed: bool, count_max: int, bytes_max: int) -> list[Batch]:
+    if not is_mixed and len(items) <= count_max:
+        data = join_items(items, has_marks=False)  # type: ignore[arg-type]
         if len(data) <= 2 * bytes_max:
             return [Batch(len(items), data)]  # the usual case, without a loop over items
     batches: list[Batch] = []
     run: list[tuple[bytes, int]] = []
     run_bytes = 0
-    for _, data, kind in entries:
+    for item in items:
+        size = _bytes_of(item)
         is_full = len(run) >= count_max or run_bytes >= bytes_max
-        if run and (kind == READY or is_full or len(data) >= bytes_max):
+        if run and (is_full or size >= bytes_max or type(item) is Batch):
             batches.append(_batch_of(run))
             run, run_bytes = [], 0
-        if kind == READY:
-            batches.append(data)
+        if type(item) is Batch:
+            batches.append(item)
         else:
-            run.append((data, kind))
-            run_bytes += len(data)
+            run.append((item, PLAIN) if type(item) is bytes else item)  # type: ignore[arg-type]
+            run_bytes += size
     if run:
         batches.append(_batch_of(run))
     return batches

@@ -51,6 +51,15 @@ def handler_call(handler: Callable[..., Any]) -> Call:
     return _several(handler, named)
 
 
+def only_parameter(slot: Any, mapping: Mapping[str, str] | None) -> str | None:
+    """Name of the value that alone is handed to the slot's handler, when nothing else is done with an emission."""
+    named, _, is_known = _parameters(slot.handler)
+    if mapping or slot.merge_strategy == "append" or callable(slot.merge_strategy) or not is_known or len(named) != 1:
+        return None
+    is_positional = named[0].kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return named[0].name if is_positional else None
+
+
 def logic_call(logic: Callable[..., Any], slots: Sequence[str]) -> LogicCall:
     """A function of (slot data, policy message, job state) that calls ``logic`` by the rules for logic arguments.
 

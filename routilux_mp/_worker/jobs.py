@@ -16,7 +16,8 @@ from .._serialization.batch import Unreadable, decode_batch, decode_value, encod
 from .._serialization.places import cursor_place, emission_place, log_place, message_place, slot_place, state_place
 from .._serialization.signing import Signer
 from ..errors import EmissionNotSerializable
-from .invoke import IMMEDIATE, Call, LogicCall, logic_call, map_keys, slot_call
+from .batches import Item
+from .invoke import IMMEDIATE, Call, LogicCall, logic_call, map_keys, only_parameter, slot_call
 from .spill import PayloadReader
 from .state import SHARED, ActivationJobState, Key, Raw
 from .wire import JobInfo
@@ -122,13 +123,16 @@ class RoutineHere:
         self.routine_id = spec.routine_id
         self.is_logic = spec.style == "logic"
         self.slots = spec.slots
-        self.events = {name: number for number, name in enumerate(spec.events)}
+        self.events = spec.events
+        #: What it emits, until it is reported; there is always a first one.
+        self.out: list[list[Item]] = [[] for _ in spec.events] or [[]]
         self.state = ActivationJobState(
             self._job_id, job.info.flow_id, spec.routine_id, job.state, job, job.is_contended
         )  # fmt: skip
         self.cursor_place = cursor_place(self._job_id, spec.routine_id)
         self._incoming: dict[int, dict[str, str] | None] = getattr(routine, "_incoming", {})
         self._calls: dict[tuple[int, int], Call] = {}
+        self._runs: dict[tuple[int, int], tuple[Call, str | None]] = {}
         self._logic: LogicCall | None = None
         self._places: dict[str, bytes] = {}
         #: Attributes that are transactional state, with the value that is committed.
@@ -147,6 +151,27 @@ class RoutineHere:
         if call is None:
             call = self._calls[key] = self._make_call(part)
         return call
+
+    def inputs(self, part: Part) -> tuple[Call, list[Any]]:
+        """What to call for this part, and with what, one by one."""
+        key = (part.slot, part.connection)
+        run = self._runs.get(key)
+        if run is None:
+            run = self._runs[key] = self._make_run(part)
+        call, name = run
+        items = self._job.decode_part(self, part)
+        if name is not None:
+            # All at once, and the handler itself is called: a call less for each activation.
+            items = [item if type(item) is Unreadable else item.get(name, item) for item in items]
+        return call, items
+
+    def _make_run(self, part: Part) -> tuple[Call, str | None]:
+        if not self.is_logic:
+            slot = self.object._slots[self.slots[part.slot]]
+            name = only_parameter(slot, self._incoming.get(part.connection))
+            if name is not None:
+                return slot.handler, name
+        return self.call_for(part), None
 
     def _make_call(self, part: Part) -> Call:
         mapping = self._incoming.get(part.connection)

@@ -59,15 +59,12 @@ class Worker:
         self._drop_until: int | None = None
         self.is_over = False
         self.transaction = Transaction(self._send, page.numbers, self._wait_in_handler)
-        self.transaction.lock.acquire()
         self._sender = _LateSender(self.transaction)
         self._sender.is_awake = not may_wait  # one thread does everything in the caller's process
 
     def serve(self) -> None:
         """Run until the channel ends, and then what is left."""
         while True:
-            if not self.queue and not self.is_over:
-                self.take_messages(wait=False)
             while not self.queue and not self.is_over:
                 self.take_messages(wait=True)
             if not self.queue:
@@ -120,6 +117,9 @@ class Worker:
             return
         numbers[INDEX] = IDLE
         numbers[DISPATCH] = work.dispatch
+        # Making the routine and its input runs the user's code too: what dies of it is the first activation's.
+        numbers[START_NS] = time.monotonic_ns()
+        numbers[INDEX] = 0
         routine: RoutineHere | None = None
         try:
             routine = job.routine(work.routine)
@@ -149,13 +149,13 @@ class Worker:
 
         def each(part: Part) -> tuple[Call, list[Any]]:
             try:
-                return routine.call_for(part), job.decode_part(routine, part)
+                return routine.inputs(part)
             except Exception as error:  # damaged or forged input fails its activation, not the worker
                 return _raiser(error), [None]
 
         first, rest = work.parts[0], zip(work.parts[1:], work.seqs[1:], strict=True)
         # The first part now, so that a handler with an impossible signature is refused before it starts.
-        call, items = routine.call_for(first), job.decode_part(routine, first)
+        call, items = routine.inputs(first)
 
         def parts() -> Iterator[tuple[Call, list[Any], int]]:
             yield call, items, work.seqs[0]
@@ -169,27 +169,29 @@ class Worker:
         transaction, numbers, sender = self.transaction, self._numbers, self._sender
         dispatch, clock = transaction.dispatch, time.monotonic_ns
         count = transaction.count
-        enter, leave, succeed = transaction.enter_handler, transaction.leave_handler, transaction.succeed
+        succeed = transaction.succeed
         is_special = transaction.attempt != 1 or transaction.resume_cursor is not None
+        transaction.first_seq = seq - index
         now = clock()
         for data in items:
             lease_ns = numbers[LEASE_NS]
             if numbers[REVOKED] >= dispatch or (lease_ns and now > lease_ns):
                 transaction.flush(is_last=True)
                 return False
-            transaction.seq = seq
             numbers[START_NS] = now
             numbers[INDEX] = index
             if transaction.done and not sender.is_awake:
                 sender.arm()
-            enter()
+            transaction.is_in_handler = True
             try:
                 try:
                     if type(data) is Unreadable:
                         raise data.error
                     result = call(data)
                 finally:
-                    leave()
+                    transaction.is_in_handler = False
+                    if transaction.is_claimed:
+                        transaction.wait_for_reporter()
                 if type(result) is GeneratorType:
                     is_finished = yield from self._drive(result, index)
                     if not is_finished:
@@ -197,7 +199,7 @@ class Worker:
                 started, now = now, clock()
                 if now - started > LONG_NS:
                     transaction.warn_if_uncommitted()
-                succeed(now)
+                is_due = succeed(now)
             except HandedBack:
                 raise
             except BaseException as error:  # a handler's failure is its own, whatever it raises
@@ -205,10 +207,9 @@ class Worker:
                 return False
             if is_special:
                 transaction.attempt, transaction.resume_cursor, is_special = 1, None, False
-            seq += 1
             index += 1
             # The last one's report says that it is the last, and follows at once.
-            if index < count and transaction.is_due(now):
+            if is_due and index < count:
                 transaction.flush()
         return True
 

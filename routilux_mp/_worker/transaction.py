@@ -3,11 +3,13 @@
 What a handler emits and changes gathers here and is cut off again when it raises. What finished
 activations leave behind is sent in few, large reports. Not here: which activation runs (``main``), how
 a handler is called (``invoke``). The rules it owns: a failed attempt leaves no trace in any report; and
-everything before ``mark`` belongs to activations that returned or cursors that were committed, everything
-after it to the one that runs.
+everything before the ``marks`` belongs to activations that returned or cursors that were committed,
+everything after them to the one that runs.
 
-A second thread may send what is finished while a slow handler runs, so everything but :meth:`emit`
-happens under ``lock``, which the main thread holds unless it is in a handler.
+A second thread may send what is finished while a slow handler runs. Handlers are many and that is rare, so
+the main thread takes no lock for each: it says that it is in a handler, and looks, when it has left it,
+whether the other one has claimed the buffers meanwhile; the other one claims them, and looks, before it
+touches anything, whether the main thread still is in a handler. Whoever is second sees the first.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._core.batch import Batch
-from .._core.stimuli import Completion, Failure, StateOp
-from .._serialization.items import ATOMS, encode_item, flat_packer
+from .._core.stimuli import Completion, Emit, Failure, StateOp
+from .._serialization.items import ATOMS, PLAIN, encode_item, is_simple, simple_packer
 from ..errors import EmissionNotSerializable, KeyUnavailable, StorageBlocked, UnknownName
-from .batches import READY, Entry, assemble, size_of
+from .batches import Item, assemble, count_of, size_of
 from .liveness import IDLE, INDEX, LEASE_NS, REVOKED, START_NS, is_expired
 from .spill import Spiller, is_reference
 
@@ -54,33 +56,40 @@ class Transaction:
         self._send = send
         self._numbers = numbers
         self._wait_for_answers = wait_for_answers
-        self.lock = threading.Lock()
-        self._pack = flat_packer()
+        self._lock = threading.Lock()
+        self.is_claimed = False  # by the second thread
+        self.is_in_handler = False
+        self._pack = simple_packer()
         self._spiller = Spiller()
         # -- the dispatch --
         self.job: JobHere
         self.routine: RoutineHere
         self.dispatch = 0
         self.count = 0  # activations in it
-        self.out: list[Entry] = []
-        self.mark = 0  # entries of ``out`` before it are committed, as far as this worker can say
+        self.out: list[list[Item]] = []  # per event
+        self._first: list[Item] = []
+        self._others: list[list[Item]] = []
+        self.marks: list[int] = []  # what stands before is committed, as far as this worker can say; per event
+        self._out_of: dict[str, list[Item]] = {}  # the same lists by name
+        self._is_mixed = False  # there is more in them than plain bytes
         self.done = 0  # activations returned since the last report
         self.size = 0  # bytes in ``out``, about
         self.deadline_ns = _NEVER  # when what is finished must be on its way
         self._grow_at = 0
+        self._count_max = 0
         self._ops: list[StateOp] = []
         self._reads: tuple[tuple[str, str], ...] = ()
         self._cursor: bytes | None = None
         self._busy_since_ns = 0
         self.unanswered = 0
         # -- the activation --
-        self.seq = 0
+        self.first_seq = 0  # number of the dispatch's first activation, as if all were numbered in a row
         self.attempt = 1
         self.resume_cursor: Any = None
         self._outputs: list[tuple[str, str]] = []
         self._spilled: list[str] = []  # files of the running activation
         self._poison: BaseException | None = None
-        self._is_in_handler = False
+        self._is_special = False  # there is more to settle than emissions
         self._has_warned = False
 
     # -- what a handler uses --------------------------------------------------------------------
@@ -88,7 +97,7 @@ class Transaction:
     @property
     def idempotency_key(self) -> str:
         """See :class:`~routilux_mp.context.Activation`."""
-        return f"{self.job.info.job_id}/{self.routine.routine_id}/{self.seq}"
+        return f"{self.job.info.job_id}/{self.routine.routine_id}/{self.first_seq + self._numbers[INDEX]}"
 
     @property
     def job_state(self) -> Any:
@@ -112,26 +121,26 @@ class Transaction:
             ValueError: the routine has no such event.
             EmissionNotSerializable: names routine, event and the path inside the value.
         """
-        event = self.routine.events.get(event_name)
-        if event is None:
+        items = self._out_of.get(event_name)
+        if items is None:
             raise self._unknown_event(event_name)
         try:
             for value in kwargs.values():
-                if type(value) not in ATOMS:
-                    data, kind = self._encode(event_name, kwargs)
+                if type(value) not in ATOMS and not is_simple(value):
+                    data = self._encode(items, event_name, kwargs)
                     break
             else:
-                data, kind = self._pack(kwargs), 0
+                data = self._pack(kwargs)
+                items.append(data)
         except (ValueError, OverflowError):  # lone surrogates, huge numbers
-            data, kind = self._encode(event_name, kwargs)
-        self.out.append((event, data, kind))
-        self.size += len(data)
-        if self.size >= self._grow_at:
+            data = self._encode(items, event_name, kwargs)
+        self.size = size = self.size + len(data)
+        if size >= self._grow_at:
             self._grow()
 
     def commit(self, cursor: Any) -> None:
         """Commit what was done so far, in a plain handler: waits for the supervisor only when far ahead of it."""
-        with self.lock:
+        with self._lock:
             self.commit_cursor(cursor)
             if self.unanswered >= UNANSWERED_MAX:
                 index = self._numbers[INDEX]
@@ -142,58 +151,51 @@ class Transaction:
     def add_output(self, temporary: str, final: str) -> None:
         """See :class:`~routilux_mp.context.Activation`."""
         self._outputs.append((temporary, final))
+        self._is_special = True
 
     # -- what the worker's loop uses ------------------------------------------------------------
 
     def open(self, job: JobHere, routine: RoutineHere, dispatch: int, count: int) -> None:
         """Begin a dispatch of ``count`` activations."""
         self.job, self.routine, self.dispatch, self.count = job, routine, dispatch, count
+        if self.out is not routine.out:
+            self.out, self._out_of = routine.out, dict(zip(routine.events, routine.out))
+            self._first, self._others = routine.out[0], routine.out[1:]
         self.discard()
+        self._poison = None
+        self._is_special = False
         self._busy_since_ns = time.monotonic_ns()
 
-    def succeed(self, now_ns: int) -> None:
-        """The running activation has returned."""
-        if self._poison is not None:
-            raise self._poison  # the handler may have caught it, but its emission is missing
+    def succeed(self, now_ns: int) -> bool:
+        """The running activation has returned. Whether what is finished should be sent now."""
         routine = self.routine
-        if routine.state.is_touched or routine.fields or self._outputs:
-            self._take_state()
-        if self._spilled:
-            self._spilled = []
-        self.mark = len(self.out)
-        self._cursor = None
-        self.done += 1
+        if self._is_special or routine.state.is_touched or routine.fields:
+            self._settle()
+            self._cursor = None
+        self._mark()
+        self.done = done = self.done + 1
         if self.deadline_ns == _NEVER:
             self.deadline_ns = now_ns + self.job.flush_ns
-
-    def is_due(self, now_ns: int) -> bool:
-        """What is finished should be sent now: it is old enough, it is much, or it must be alone."""
-        info = self.job.info
-        return (
-            now_ns >= self.deadline_ns or self.done >= info.batch_count_max or self.mark >= info.batch_count_max
-            or self.size >= info.batch_bytes_max or bool(self._reads)
-        )  # fmt: skip
+        # Old enough (or said to be, see ``_grow`` and ``_settle``), or much.
+        return now_ns >= self.deadline_ns or done >= self._count_max
 
     def commit_cursor(self, cursor: Any) -> None:
         """The running activation goes on from ``cursor``; what it did so far is as good as returned."""
-        if self._poison is not None:
-            raise self._poison
         encoded = self.job.encode_cursor(self.routine, cursor)
-        if self.routine.state.is_touched or self.routine.fields or self._outputs:
-            self._take_state()
-        self._spilled = []
-        self.mark = len(self.out)
+        self._settle()
+        self._mark()
         self._cursor = encoded
+        self._is_special = True
         now = time.monotonic_ns()
         if self.deadline_ns == _NEVER:
             self.deadline_ns = now + self.job.flush_ns
-        if self.is_due(now):
+        if now >= self.deadline_ns or sum(self.marks) >= self._count_max:
             self.flush()
         self._numbers[START_NS] = now
 
     def rollback(self) -> None:
         """The running activation leaves no trace."""
-        del self.out[self.mark :]
+        self._cut()
         self.size = size_of(self.out)
         self.routine.rollback()
         self._poison = None
@@ -203,18 +205,19 @@ class Transaction:
             except OSError:
                 pass  # it was never made, or is not ours any more
         self._spilled, self._outputs = [], []
+        self._is_special = self._cursor is not None
 
     def flush(self, *, is_last: bool = False, failure: Failure | None = None) -> None:
         """Report everything that is finished. Nothing runs meanwhile, so no time-out can strike."""
-        if not self._is_in_handler:
+        if not self.is_in_handler:
             self._numbers[INDEX] = IDLE
         if is_last or self.done or self._cursor is not None:
             self._report(is_last, failure)
 
     def discard(self) -> None:
         """Forget everything that is not reported, finished or not."""
-        self.out.clear()
-        self.mark = 0
+        for items in self.out:
+            items.clear()
         self._forget_reported()
 
     def resume(self, index: int) -> None:
@@ -229,29 +232,43 @@ class Transaction:
         return numbers[REVOKED] >= self.dispatch or is_expired(numbers[LEASE_NS])
 
     def flush_finished(self) -> None:
-        """For the second thread: send what is finished while the handler runs. Takes the lock."""
-        with self.lock:
-            if self._is_in_handler and time.monotonic_ns() >= self.deadline_ns:
-                self._report(False, None)
+        """For the second thread: send what is finished while the handler runs."""
+        with self._lock:
+            self.is_claimed = True
+            try:
+                is_finished = self.done or self._cursor is not None
+                if self.is_in_handler and is_finished and time.monotonic_ns() >= self.deadline_ns:
+                    self._report(False, None)
+            finally:
+                self.is_claimed = False
 
     def enter_handler(self) -> None:
-        """From here on the lock is free: user code runs."""
-        self._is_in_handler = True
-        self.lock.release()
+        """User code runs from here on, and the second thread may report."""
+        self.is_in_handler = True
 
     def leave_handler(self) -> None:
-        """User code has returned or raised."""
-        self.lock.acquire()
-        self._is_in_handler = False
+        """User code has returned or raised; wait for the second thread if it is reporting."""
+        self.is_in_handler = False
+        if self.is_claimed:
+            self.wait_for_reporter()
+
+    def wait_for_reporter(self) -> None:
+        """The second thread has claimed the buffers: wait until it is done with them."""
+        with self._lock:
+            pass
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _encode(self, event_name: str, kwargs: dict[str, Any]) -> tuple[bytes, int]:
+    def _encode(self, items: list[Item], event_name: str, kwargs: dict[str, Any]) -> bytes:
         try:
-            return encode_item(kwargs, self.job.signer, self.routine.place_of(event_name))
+            data, kind = encode_item(kwargs, self.job.signer, self.routine.place_of(event_name))
+            items.append(data if kind == PLAIN else (data, kind))
+            self._is_mixed |= kind != PLAIN
+            return data
         except (EmissionNotSerializable, KeyUnavailable) as error:
             text = f"Routine '{self.routine.routine_id}', event '{event_name}': {error}"
             self._poison = type(error)(text)
+            self._is_special = True
             raise self._poison from error
 
     def _unknown_event(self, event_name: str) -> UnknownName:
@@ -261,39 +278,51 @@ class Transaction:
             f"its events: {known}"
         )
 
-    def _take_state(self) -> None:
+    def _settle(self) -> None:
         """The changes of the running activation become part of the next report."""
+        if self._poison is not None:
+            raise self._poison  # the handler may have caught it, but its emission is missing
+        if self.routine.state.is_touched or self.routine.fields or self._outputs:
+            self._take_state()
+        self._spilled = []
+        self._is_special = False
+
+    def _take_state(self) -> None:
         ops, reads = self.routine.take_state()
         ops += [StateOp("output", "", "", pair) for pair in self._outputs]
         self._outputs = []
         if reads:
             # A conflict must concern one activation only: send the others first, and this one alone.
-            mine = self.out[self.mark :]
-            del self.out[self.mark :]
+            mine, is_mixed = self._cut(), self._is_mixed
             self.flush()
-            self.out += mine
+            for items, own in zip(self.out, mine, strict=True):
+                items += own
+            self._is_mixed |= is_mixed
+            self.deadline_ns = 0
         self._ops += ops
         self._reads = reads
 
     def _grow(self) -> None:
         """Much has been emitted: send what is finished, and do not hold what is not in memory."""
-        with self.lock:
+        with self._lock:
             info = self.job.info
             if self.done or self._cursor is not None:
                 self._report(False, None)
-            uncommitted = self.out[self.mark :]
             if self.size >= info.payload_inline_bytes_max and info.blob_dir is not None:
-                del self.out[self.mark :]
-                emits = assemble(uncommitted, info.batch_count_max, info.batch_bytes_max)
+                emits = self._assemble(self._cut())
                 self._spill([e.batch for e in emits], 0, is_committed=False)
-                self.out += [(e.event, e.batch, READY) for e in emits]
+                for event, batch in emits:
+                    self.out[event].append(batch)
+                self._is_mixed = True
                 self.size = size_of(self.out)
             self._grow_at = self.size + info.batch_bytes_max
+            if self.size >= info.batch_bytes_max:
+                self.deadline_ns = 0
             self.warn_if_uncommitted()
 
     def warn_if_uncommitted(self) -> None:
         """Tell once who emits so much or so long without committing that nobody downstream has anything to do."""
-        emitted = sum(data.count if kind == READY else 1 for _, data, kind in self.out[self.mark :])
+        emitted = count_of([items[mark:] for items, mark in zip(self.out, self.marks, strict=True)])
         elapsed_ns = time.monotonic_ns() - self._numbers[START_NS]
         if self._has_warned or not (emitted >= _UNCOMMITTED_MAX or (emitted > 1 and elapsed_ns > LONG_NS)):
             return
@@ -307,7 +336,7 @@ class Transaction:
     def _report(self, is_last: bool, failure: Failure | None) -> None:
         now = time.monotonic_ns()
         info = self.job.info
-        emits = tuple(assemble(self.out[: self.mark], info.batch_count_max, info.batch_bytes_max))
+        emits = tuple(self._assemble([items[:mark] for items, mark in zip(self.out, self.marks, strict=True)]))
         if self.size > info.payload_inline_bytes_max:
             self._spill([e.batch for e in emits], info.payload_inline_bytes_max, is_committed=True)
         completion = Completion(
@@ -320,13 +349,33 @@ class Transaction:
         self._busy_since_ns = now
         self._send(self.job.info.job_id, completion)
 
+    def _mark(self) -> None:
+        """All that was emitted up to here is committed."""
+        self.marks[0] = len(self._first)
+        if self._others:
+            self.marks[1:] = map(len, self._others)
+
+    def _cut(self) -> list[list[Item]]:
+        """Take out what the running activation has emitted."""
+        mine = [items[mark:] for items, mark in zip(self.out, self.marks, strict=True)]
+        for items, mark in zip(self.out, self.marks, strict=True):
+            del items[mark:]
+        return mine
+
+    def _assemble(self, out: list[list[Item]]) -> list[Emit]:
+        info = self.job.info
+        return assemble(out, is_mixed=self._is_mixed, count_max=info.batch_count_max, bytes_max=info.batch_bytes_max)
+
     def _forget_reported(self) -> None:
-        del self.out[: self.mark]  # in place: the handler may be appending to it in the main thread
-        self.mark = 0
+        for items, mark in zip(self.out, self.marks):
+            del items[:mark]  # in place: the handler may be appending to it in the main thread
+        self.marks = [0] * len(self.out)
         self.done = 0
         self.size = size_of(self.out)
+        self._is_mixed = self._is_mixed and any(self.out)
         self._grow_at = self.size + self.job.info.batch_bytes_max
         self.deadline_ns = _NEVER
+        self._count_max = self.job.info.batch_count_max
         self._ops = []
         self._reads = ()
         self._cursor = None
@@ -348,6 +397,7 @@ class Transaction:
                 time.sleep(_BLOCKED_RETRY_S)
         if not is_committed:
             self._spilled.append(path)
+            self._is_special = True
         for (batch, _), reference in zip(big, references, strict=True):
             batch.data = reference
             batch.size = len(reference)

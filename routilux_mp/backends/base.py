@@ -7,6 +7,7 @@ message, never decides, never blocks its caller except in :meth:`Backend.poll` a
 
 from __future__ import annotations
 
+import signal as signals
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -52,6 +53,24 @@ class Exit(NamedTuple):
     is_oom_suspected: bool = False
     is_blameless: bool = False  # killed or stopped by us, or its nursery died: no activation is charged
     detail: str = ""
+
+    @property
+    def report(self) -> str:
+        """How it ended, as a sentence for people."""
+        if self.signal is not None:
+            how = f"was ended by {_signal_name(self.signal)}"
+        elif self.exit_code is not None:
+            how = f"exited with status {self.exit_code}"
+        else:
+            how = "ended"
+        parts = [f"worker process {self.pid} {how}"] if self.pid else []
+        if self.peak_rss_bytes:
+            parts.append(f"peak memory {self.peak_rss_bytes / 2**20:.0f} MiB")
+        if self.is_oom_suspected:
+            parts.append("likely out of memory")
+        if self.detail:
+            parts.append(self.detail)
+        return "; ".join(parts) or "the worker process died"
 
 
 class Report(NamedTuple):
@@ -140,3 +159,10 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """End everything, wait for it, leave no process, thread, descriptor or file behind."""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # real-time signals have no names

@@ -260,6 +260,7 @@ class LocalBackend:
     def _nursery_lost(self) -> None:
         """Nobody is to blame, unless it keeps dying of the same code: a new one takes over."""
         how = self._end_nursery()
+        self._kill_orphans()
         self._wait_for_orphans()
         for worker in list(self._workers.values()):
             detail = f"the process that starts workers {how}, and its workers with it"
@@ -292,6 +293,15 @@ class LocalBackend:
             return "ended"  # somebody else has reaped it
         code = os.waitstatus_to_exitcode(status)
         return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+    def _kill_orphans(self) -> None:
+        """What workers have started is in their groups, which outlive them: nobody else would end it."""
+        for worker in self._workers.values():
+            if worker.pid > 0:
+                try:
+                    os.killpg(worker.pid, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    pass  # nobody left
 
     def _wait_for_orphans(self) -> None:
         """The kernel kills the workers of a dead nursery; read on until they have all hung up."""

@@ -103,7 +103,10 @@ class _Nursery:
                 self._receive()
 
     def _receive(self) -> None:
-        data, fds, _, _ = socket.recv_fds(self._control, 1 << 18, _FDS_MAX)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, 1 << 18, _FDS_MAX)
+        except ConnectionError:  # killed with messages of ours unread: reset instead of an end
+            data, fds = b"", []
         self._fds.extend(fds)
         if not data:
             self._end()

@@ -52,3 +52,24 @@ def _look(pid: int) -> int | None:
             return None
         state, parent = told.stdout.split()[:2]
     return None if state.startswith(("Z", "X")) else int(parent)
+
+
+def below(ancestor: int) -> list[int]:
+    """A living process and everything it has started, itself first."""
+    parents: dict[int, int] = {}
+    for pid in _pids():
+        parent = _look(pid)
+        if parent is not None:
+            parents[pid] = parent
+    found = [ancestor] if ancestor in parents else []
+    for pid in found:  # it grows while we look at it
+        found += [child for child, parent in parents.items() if parent == pid and child not in found]
+    return found
+
+
+def _pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    except FileNotFoundError:
+        told = subprocess.run(["ps", "-axo", "pid="], capture_output=True, text=True, check=False)
+        return [int(word) for word in told.stdout.split()]

@@ -444,7 +444,7 @@ def test_revoked_work_is_not_started(backend: Backend) -> None:
     driver.work(2, numbers(3))
     assert [(c.done, c.is_last) for c in driver.finish(2)] == [(0, True)]
     driver.work(3, numbers(3))
-    assert driver.finish(3)[-1].done == 3
+    assert sum(c.done for c in driver.finish(3)) == 3
 
 
 def test_nothing_starts_behind_the_lease(backend: Backend) -> None:

@@ -1,7 +1,8 @@
 """The program that is killed: starts or resumes one job, as a user's script would, and says how far it is.
 
-``python -m tests.recovery.program <flow> <checkpoint dir> <job id> start|resume|adopt [setting=value …]``;
-``adopt`` resumes with the code that the checkpoint holds. It prints one JSON line per milestone.
+``python -m tests.recovery.program <flow> <checkpoint dir> <job id> start|resume|adopt|read [setting=value …]``;
+``adopt`` resumes with the code that the checkpoint holds, ``read`` tells what several ended jobs came to. It
+prints one JSON line per milestone.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def main(name: str, root: str, job_id: str, how: str, *settings: str) -> None:
     flow = case.make(case.items)
     options = dict(pair.split("=", 1) for pair in settings)
     with Runtime(4, checkpoint_dir=root, **options) as runtime:
+        if how == "read":
+            say("read", outcomes={one: outcome(runtime.resume_job(one, flow)) for one in job_id.split(",")})
+            return
         if how == "start":
             state = JobState(flow.flow_id)
             state.job_id = job_id

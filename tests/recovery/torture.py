@@ -98,19 +98,21 @@ class Torture:
         self.orphan_s: list[float] = []
         self.struck: list[Stroke] = []
         self.verdicts: list[witness.Verdict] = []
+        #: What each job came to.
+        self.outcomes: dict[str, dict[str, Any]] = {}
 
     def run(self, kills: int) -> None:
-        """Job after job until ``kills`` is reached; each must end as the undisturbed one does."""
-        wanted = self.undisturbed()
+        """Job after job until ``kills`` is reached; each must end as the undisturbed one does, seen from anywhere."""
+        self.one_job(lambda: False)
         while len(self.struck) < kills:
-            outcome = self.one_job(lambda: len(self.struck) < kills)
+            self.one_job(lambda: len(self.struck) < kills)
+        (_, wanted), *others = self.outcomes.items()
+        for job_id, outcome in others:
             differing = differences(wanted, outcome)
-            assert not differing, f"{self.name}-{self._job_count} did not end as undisturbed: {differing}"
+            assert not differing, f"{job_id} did not end as undisturbed: {differing}"
+        self._expect_the_same_from_a_fresh_process()
 
-    def undisturbed(self) -> dict[str, Any]:
-        return self.one_job(lambda: False)
-
-    def one_job(self, wants_kill: Callable[[], bool]) -> dict[str, Any]:
+    def one_job(self, wants_kill: Callable[[], bool]) -> None:
         """Start a job, kill what runs it as often as is wanted, resume it until it has ended, and judge."""
         job_id, how = self._new_job_id(), "start"
         strokes: list[Stroke] = []
@@ -128,12 +130,11 @@ class Torture:
                 job_id, strokes = self._new_job_id(), []  # nobody was told that it exists
             else:
                 how = self.random.choice(["resume", "adopt"])
-        outcome = self._outcome_in_a_fresh_process(job_id)
+        self.outcomes[job_id] = self._sorted(program.said["ended"]["outcome"])
         lines = witness.testimonies(self.testimony, job_id)
         conflicting = "counter" if self.case.has_conflicts else ""
         end = witness.look(self.root, job_id)
         self.verdicts.append(witness.judge(lines, strokes, end, conflicting=conflicting))
-        return outcome
 
     # -- one process --------------------------------------------------------------------------
 
@@ -208,14 +209,18 @@ class Torture:
         while time.monotonic() < end and not program.is_over and len(os.listdir(watched)) == count:
             program.listen(0.0005)
 
-    def _outcome_in_a_fresh_process(self, job_id: str) -> dict[str, Any]:
-        program = self._program(job_id, "adopt")
+    def _expect_the_same_from_a_fresh_process(self) -> None:
+        program = self._program(",".join(self.outcomes), "read")
         try:
-            status = program.wait()
-            assert status == 0, self._errors.read_text(errors="replace")[-6000:]
-            outcome: dict[str, Any] = program.said["ended"]["outcome"]
+            assert program.wait() == 0, self._errors.read_text(errors="replace")[-6000:]
+            for job_id, outcome in program.said["read"]["outcomes"].items():
+                differing = differences(self.outcomes[job_id], self._sorted(outcome))
+                assert not differing, f"{job_id} looks different to a process of its own: {differing}"
         finally:
             program.close()
+
+    def _sorted(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Results that come in no promised order, in one."""
         for key, values in outcome["results"].items():
             if tuple(key.split(".")) not in self.case.in_order:
                 values.sort(key=str)
@@ -250,5 +255,7 @@ def differences(wanted: Any, found: Any, where: str = "") -> list[str]:
         at = next((i for i, (a, b) in enumerate(zip(wanted, found)) if a != b), min(len(wanted), len(found)))
         if wanted == found:
             return []
-        return [f"{where}: {len(found)} for {len(wanted)} items; at {at}: {found[at : at + 3]} for {wanted[at : at + 3]}"]
+        return [
+            f"{where}: {len(found)} for {len(wanted)} items; at {at}: {found[at : at + 3]} for {wanted[at : at + 3]}"
+        ]
     return [] if wanted == found else [f"{where}: {str(found)[:300]} for {str(wanted)[:300]}"]

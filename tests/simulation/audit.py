@@ -48,6 +48,7 @@ class Shadow:
         self.history = HistoryFold()
         self.history_count = 0
         self.posted = 0
+        self.displaced: set[tuple[int, int]] = set()  # it waited for a retry or was revived: others may overtake it
         self.kinds: Counter[str] = Counter()
 
 
@@ -74,16 +75,30 @@ class Audit:
                 self._completed(shadow, record)
             elif isinstance(record, rec.Failed):
                 shadow.kinds[record.action] += 1
-                if record.action not in ("retry", "again", "stop"):
+                if record.action == "retry":
+                    shadow.displaced.add((record.routine, record.seq))
+                elif record.action not in ("again", "stop"):
                     self._is_done(shadow, record.routine, record.seq)
             elif isinstance(record, rec.Annotated):
                 shadow.annotated.update({(op.scope, op.key): op.value for op in record.ops})
+            elif isinstance(record, (rec.Revived, rec.Skipped)):
+                self._asked(shadow, record)
             elif isinstance(record, rec.Posted):
                 shadow.posted += 1
             shadow.history_count += sum(1 if e.batch is None else e.batch.count for e in shadow.history.entries(record))
             apply(job, record)
             must(job.record_count == shadow.history_count, "the history has another length than the job says")
         check(job)
+
+    def _asked(self, shadow: Shadow, record: rec.Revived | rec.Skipped) -> None:
+        one = (record.routine, record.seq)
+        is_letter = any((d.routine, d.seq) == one for d in shadow.job.dead_letters)
+        must(is_letter or record.seq in shadow.job.routines[record.routine].special, f"{one} does not wait for anybody")
+        if isinstance(record, rec.Revived):
+            shadow.done.discard(one)
+            shadow.displaced.add(one)
+        elif not is_letter:
+            self._is_done(shadow, *one)
 
     def rolled(self, job_id: str, snapshot: bytes) -> None:
         """A snapshot says what the log says."""
@@ -101,9 +116,10 @@ class Audit:
         shadow.kinds["cursor"] += record.partial >= 0
         lowest = record.ranges[0] if record.ranges else record.partial
         if spec.workers == 1:
-            for seq, special in routine.special.items():
-                must(seq >= lowest or special.due_ns > 0, f"{spec.routine_id}: {lowest} overtook {seq}, which does not wait")
-            if routine.ready and lowest not in routine.special:
+            for seq in routine.special:
+                waits = (number, seq) in shadow.displaced
+                must(seq >= lowest or waits, f"{spec.routine_id}: {lowest} overtook {seq}, which does not wait")
+            if routine.ready and (number, lowest) not in shadow.displaced:
                 must(routine.ready[0].seq >= lowest, f"{spec.routine_id}: {lowest} overtook {routine.ready[0].seq}")
         for emit in record.emits:
             assert emit.batch.data is not None
@@ -209,7 +225,7 @@ class Audit:
             must(expected.stops, f"failed without a reason: {job.reason}")
         elif job.status == "cancelled":
             must(job_id in self.world.cancelled, "cancelled by nobody")
-        else:
+        elif not shadow.kinds["Skipped"]:  # what a person took out makes another job of it
             self._completed_as_expected(shadow)
 
     def _completed_as_expected(self, shadow: Shadow) -> None:
@@ -273,7 +289,8 @@ def durable_part(job: Job, read: Any) -> dict[str, Any]:
         "counts": (job.log_count, job.record_count, job.activations),
         "results": job.results,
         "pauses": (job.pause_points, job.checkpoint),
-        "dead": [(d.routine, d.seq, _expand(d.item, read), d.failure, d.time_ns) for d in job.dead_letters],
+        "asked": (job.is_offered, job.answered, job.answered_low),
+        "dead": [(d.routine, d.seq, _expand(d.item, read), d.failure, d.time_ns, d.cursor) for d in job.dead_letters],
         "routines": [_routine(r, read) for r in job.routines],
     }
 

@@ -163,6 +163,23 @@ def run_two_at_once_in_a_sequential_job(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(decide_module, "dispatch", dispatch)
 
 
+def forget_whose_change_came_before(patch: pytest.MonkeyPatch) -> None:
+    """An increment on top of another worker's change looks as if the worker had seen that change."""
+
+    def changed_for(job: Job, worker: int, key: Any) -> int:
+        version, writer, _ = job.changed.get(key, (0, -1, 0))
+        return 0 if writer == worker else version
+
+    patch.setattr(Job, "changed_for", changed_for)
+
+
+def forget_what_replaced_a_workers_own_change(patch: pytest.MonkeyPatch) -> None:
+    def dispatched(old: Any) -> Any:
+        return lambda job, record, *rest: old(job, record._replace(shipped=()), *rest)
+
+    _in_table(patch, apply_module._APPLY, records.Dispatched, dispatched)
+
+
 MUTANTS: list[Patch] = [
     dispatch_before_the_commit_stands,
     count_a_report_after_the_hand_back,
@@ -181,6 +198,8 @@ MUTANTS: list[Patch] = [
     owe_nothing_after_recovery,
     show_what_is_not_durable,
     run_two_at_once_in_a_sequential_job,
+    forget_whose_change_came_before,
+    forget_what_replaced_a_workers_own_change,
 ]
 
 

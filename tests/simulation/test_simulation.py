@@ -34,7 +34,7 @@ def test_a_seed_says_the_same_every_time() -> None:
 def test_everything_that_can_happen_does() -> None:
     """A simulation in which nothing strikes proves nothing."""
     seen: Counter[str] = Counter()
-    for seed in range(200):
+    for seed in range(300):
         summary = simulate(seed)
         seen.update(summary.seen)
         seen.update(summary.statuses)
@@ -42,6 +42,7 @@ def test_everything_that_can_happen_does() -> None:
         "Submitted", "Completed", "Failed", "Taken", "Posted", "Annotated", "PauseAsked", "Paused", "Resumed",
         "StopAsked", "Closed", "Ended", "completed", "failed", "cancelled", "retry", "again", "continue", "skip",
         "tolerate", "stop", "dead", "dead_stop", "conflict", "cursor", "held", "bound lifted", "worker killed", "worker lost",
-        "supervisor died", "handed over", "disk full", "outcome unknown", "readopted", "rolls", "spilled", "repeated",
+        "supervisor died", "handed over", "disk full", "outcome unknown", "readopted", "rolls", "spilled", "repeated", "Answered",
+        "Revived", "Skipped", "asked again",
     ):  # fmt: skip
         assert seen[what], f"{what} never happened"

@@ -13,7 +13,9 @@ from typing import Any, Callable
 
 from routilux_mp._core.batch import Batch
 from routilux_mp._core.job import Job
-from routilux_mp._core.stimuli import Annotate, Cancel, Close, Pause, Post, Resume, StateOp, Stimulus, Submit
+from routilux_mp._core.stimuli import (
+    Annotate, Ask, Cancel, Close, Pause, Post, Resume, Retry, Skip, StateOp, Stimulus, Submit,
+)  # fmt: skip
 from routilux_mp._core.topology import RoutineSpec
 from routilux_mp._supervisor import loop as loop_module
 from routilux_mp._supervisor.live import LiveJob
@@ -86,7 +88,7 @@ class World:
         )  # fmt: skip
         self.workers_max = rng.choice((1, 2, 3, 4, 8))
         self.troubles = _troubles(rng, self)
-        self.crash_now = False
+        self.requests = 0
 
     # -- looking things up --------------------------------------------------------------------
 
@@ -355,6 +357,9 @@ def _troubles(rng: Random, world: World) -> list[Trouble]:
         ("outcome unknown", 2, _unknown, 0.15),
         ("pause asked", 3, lambda w: _tell_one(w, Pause("seed")), 0.25),
         ("cancel asked", 1, _cancel, 0.06),
+        ("retry asked", 3, lambda w: _ask(w, Retry()), 0.15),
+        ("skip asked", 1, lambda w: _ask(w, Skip()), 0.06),
+        ("asked again", 2, lambda w: _ask(w, None), 0.1),
         ("annotated", 4, _annotate, 0.2),
         ("drained", 1, _drain, 0.15),
     ]
@@ -417,6 +422,24 @@ def _cancel(world: World) -> bool:
     job_id = world.rng.choice(sorted(world.loop.jobs))
     world.cancelled.add(job_id)
     world.tell(job_id, Cancel("seed"))
+    return True
+
+
+def _ask(world: World, wish: Retry | Skip | None) -> bool:
+    """A request from another process; without a wish: one that was made before, and must do nothing now."""
+    if not world.loop.jobs or world.loop.commands:
+        return False
+    job_id = world.rng.choice(sorted(world.loop.jobs))
+    job = world.loop.jobs[job_id].job
+    if wish is None:
+        if not job.answered:
+            return False
+        world.tell(job_id, Ask(min(job.answered), Cancel("it was answered before")))
+        return True
+    if not (job.dead_letters or any(s.due_ns for r in job.routines for s in r.special.values())):
+        return False
+    world.requests += 1
+    world.tell(job_id, Ask(f"{world.requests:06}", wish))
     return True
 
 

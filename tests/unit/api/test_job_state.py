@@ -109,7 +109,9 @@ def test_shared_log_is_filtered_and_stamped() -> None:
 # -- document -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("restore", [JobState.deserialize, lambda d: JobState().deserialize(d)], ids=["class", "object"])
+@pytest.mark.parametrize(
+    "restore", [JobState.deserialize, lambda d: JobState().deserialize(d)], ids=["class", "object"]
+)
 def test_a_state_comes_back_as_it_was(restore: Any) -> None:
     state = filled()
     data = json.loads(json.dumps(state.serialize()))
@@ -186,7 +188,13 @@ def test_pausing_and_cancelling_a_detached_state_is_a_note() -> None:
     assert state.status == "paused"
     [point] = state.pause_points
     assert (point["reason"], point["checkpoint"], state.checkpoint) == ("later", {"row": 3}, {"row": 3})
-    assert {"timestamp", "pending_tasks_count", "active_tasks_count", "queue_size", "current_routine_id"} <= point.keys()
+    assert {
+        "timestamp",
+        "pending_tasks_count",
+        "active_tasks_count",
+        "queue_size",
+        "current_routine_id",
+    } <= point.keys()
     flow.cancel(state, "enough")
     assert state.status == "cancelled"
     assert state.routine_states["_cancellation"]["reason"] == "enough"

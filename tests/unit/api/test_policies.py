@@ -105,7 +105,13 @@ def test_a_users_policy_is_asked_finally_only_if_it_can_be() -> None:
 
 @pytest.mark.parametrize(
     "policy",
-    [immediate_policy(), upstream_done_policy(), batch_size_policy(3), time_interval_policy(1), all_slots_ready_policy()],
+    [
+        immediate_policy(),
+        upstream_done_policy(),
+        batch_size_policy(3),
+        time_interval_policy(1),
+        all_slots_ready_policy(),
+    ],
     ids=repr,
 )
 def test_a_built_in_policy_comes_back_from_its_spec(policy: object) -> None:

@@ -185,12 +185,17 @@ def test_output_file_is_announced_when_it_is_whole(activation: FakeActivation, t
 
 
 def test_output_file_leaves_nothing_after_an_error(activation: FakeActivation, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="half"), Worker().output_file(tmp_path / "out.bin", "wb") as file:
-        file.write(b"1")
-        raise RuntimeError("half way")
+
+    def half() -> None:
+        with Worker().output_file(tmp_path / "out.bin", "wb") as file:
+            file.write(b"1")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half"):
+        half()
     assert activation.outputs == []
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UsageError, match="mode 'a'|not 'a'"), Worker().output_file(tmp_path / "x", "a"):
+    with pytest.raises(UsageError, match="not 'a'"), Worker().output_file(tmp_path / "x", "a"):
         pass
 
 

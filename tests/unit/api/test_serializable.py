@@ -160,7 +160,7 @@ def test_unsigned_pickles_are_not_loaded() -> None:
             return (os.putenv, ("ROUTILUX_MP_WAS_HERE", "1"))
 
     raw = base64.b64encode(pickle.dumps(Hostile())).decode()
-    with pytest.raises(Exception, match="damaged|format|encoded") as caught:
+    with pytest.raises(Exception, match=r"damaged|format|encoded") as caught:
         from_json({"$encoded": raw})
     assert type(caught.value).__module__ == "routilux_mp.errors"
     for broken in ("not base64!", 3, None):

@@ -15,7 +15,7 @@ from routilux_mp import context
 from routilux_mp._core.stimuli import Completion
 from routilux_mp._core.topology import RoutineSpec, Topology
 from routilux_mp._serialization.batch import decode_batch
-from routilux_mp._serialization.items import MARKED, PLAIN, WHOLE, encode_item, flat_packer, join_items
+from routilux_mp._serialization.items import MARKED, PLAIN, WHOLE, encode_item, join_items, simple_packer
 from routilux_mp._worker.failures import describe
 from routilux_mp._worker.jobs import JobHere, RoutineHere
 from routilux_mp._worker.liveness import INDEX, LEASE_NS, Page
@@ -45,7 +45,6 @@ class Bench:
         self.transaction = Transaction(
             lambda job_id, completion: self.sent.append(completion), self.page.numbers, self.wait
         )
-        self.transaction.lock.acquire()
         self.waits = 0
         topology = Topology("f", "concurrent", (RoutineSpec("r", "R", ("in",), ("a", "b")),), ())
         routine = Routine()
@@ -61,7 +60,7 @@ class Bench:
         self.transaction.unanswered = 0
 
     def emit(self, event: str = "a", **values: Any) -> None:
-        """As a handler does, with the lock free."""
+        """As a handler does."""
         self.transaction.enter_handler()
         try:
             self.transaction.emit(self.routine.object, event, values)
@@ -288,7 +287,7 @@ def test_a_full_disk_is_waited_for_until_the_work_is_revoked(blobs: Path, monkey
 
 
 def test_items_join_to_what_a_batch_would_be() -> None:
-    pack = flat_packer()
+    pack = simple_packer()
     assert decode_batch(join_items([pack({"n": n}) for n in range(3)], has_marks=False), None, b"") == [
         {"n": n} for n in range(3)
     ]

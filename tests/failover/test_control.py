@@ -1,0 +1,204 @@
+"""Asking for something from another process: obeyed exactly once, by whoever owns the job, and answered."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from routilux_mp import Flow, JobState, Runtime
+from routilux_mp._storage.control import Request, new_request_id
+from routilux_mp._storage.store import Store
+from routilux_mp._supervisor import remote
+from routilux_mp.errors import HandedOver, JobOwned
+from routilux_mp.settings import Settings
+from tests.failover.cluster import Cluster, eventually
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster(tmp_path, lease_s=1.0) as made:
+        yield made
+
+
+@pytest.fixture
+def here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process uses the cluster's key and settings."""
+    for name, value in cluster.environment.items():
+        if name.startswith("ROUTILUX_MP_"):
+            monkeypatch.setenv(name, value)
+
+
+def killed_owner(cluster: Cluster, n: int, at: int, **params: object) -> None:
+    owner = cluster.owner(n, **params)
+    eventually(lambda: cluster.count() >= at, f"{at} items", owner)
+    owner.signal(signal.SIGKILL)
+    owner.wait()
+
+
+def test_cancel_from_another_process(cluster: Cluster) -> None:
+    owner = cluster.owner(500)
+    eventually(lambda: cluster.count() >= 10, "10 items", owner)
+    answer = cluster.ask("cancel", cluster.job(), "--reason", "enough")
+    assert (answer["answer"], answer["status"], answer["code"]) == ("accepted", "cancelled", 0)
+    assert owner.wait() == 4
+    job = cluster.job_folded()
+    assert (job.status, job.reason) == ("cancelled", "enough")
+    refused = cluster.ask("pause", cluster.job())
+    assert (refused["answer"], refused["code"]) == ("the job has ended", 1)
+
+
+def test_a_request_to_a_job_that_nobody_owns_is_obeyed_before_anything_is_dispatched(cluster: Cluster) -> None:
+    killed_owner(cluster, 200, at=20)
+    done = cluster.count()
+    job_id = cluster.job_id()
+    with Store(str(cluster.root), Settings()) as store:
+        request = Request(new_request_id(), "pause", {"reason": "lunch"}, "a test")
+        store.control(job_id).put(request)
+        store.control(job_id).put(request)  # asked again: the same request
+        assert remote.wait_answer(store, job_id, request.request_id, 0.0) is None
+        standby = cluster.standby()
+        answer = remote.wait_answer(store, job_id, request.request_id, 20.0)
+        assert answer is not None
+        assert answer.is_accepted
+        store.control(job_id).put(request)  # and again, after it was answered
+        eventually(lambda: cluster.job_folded().status == "paused", "it is paused", standby)
+        # A later request is answered behind it: by then the repeated one has been looked at.
+        assert remote.ask(store, job_id, "resume", timeout_s=20.0).is_accepted
+        eventually(lambda: "completed" in standby.said(), "the job completes", standby)
+        assert remote.wait_answer(store, job_id, request.request_id, 0.0) == answer
+    job = cluster.job_folded()
+    assert [point["reason"] for point in job.pause_points] == ["lunch"]
+    assert list(job.answered.values()) == ["", ""]
+    assert cluster.count() >= done
+    cluster.require_completed(200)
+
+
+def test_a_request_survives_its_owner(cluster: Cluster) -> None:
+    """The owner obeys and is killed before it can say so: its successor knows, says so, and does it no second time."""
+    owner = cluster.owner(300)
+    eventually(lambda: cluster.count() >= 20, "20 items", owner)
+    job_id = cluster.job_id()
+    with Store(str(cluster.root), Settings()) as store:
+        request_id = remote.send(store, job_id, "pause", {"reason": "once"})
+        eventually(lambda: cluster.job_folded().answered, "the answer is in the log", deadline_s=20)
+        owner.signal(signal.SIGKILL)
+        owner.wait()
+        (cluster.root / job_id / "control" / f"{request_id}.answer").unlink(missing_ok=True)
+        code, said = cluster.command("resume", cluster.job(), "--plain")
+        assert code == 0, said
+        assert remote.wait_answer(store, job_id, request_id, 0.0).is_accepted
+    assert [point["reason"] for point in cluster.job_folded().pause_points] == ["once"]
+    cluster.require_completed(300)
+
+
+def test_what_cannot_be_done_is_refused_with_the_reason(cluster: Cluster) -> None:
+    owner = cluster.owner(400)
+    eventually(lambda: cluster.count() >= 5, "5 items", owner)
+    job_id = cluster.job_id()
+    with Store(str(cluster.root), Settings()) as store:
+        control = store.control(job_id)
+        garbage = new_request_id()
+        control._put(garbage, b"\x00 no request")
+        refusals = {
+            "not paused": remote.ask(store, job_id, "resume"),
+            "Routine 'nobody' not found": remote.ask(store, job_id, "retry", {"activation": "nobody/3"}),
+            "no dead letters": remote.ask(store, job_id, "skip"),
+            "Slot 'x' not found": remote.ask(store, job_id, "post", {"routine": "work", "slot": "x", "data": {}}),
+            "damaged": remote.wait_answer(store, job_id, garbage, 10.0),
+        }
+    for words, answer in refusals.items():
+        assert answer is not None, words
+        assert not answer.is_accepted
+        assert words in answer.reason
+    assert owner.popen.poll() is None
+    assert cluster.job_folded().status == "running"
+
+
+def test_dead_letters_are_retried_and_skipped_by_hand(cluster: Cluster) -> None:
+    cluster.environment["ROUTILUX_MP_MAX_CRASHES"] = "1"
+    owner = cluster.owner(400, poison=7)
+    eventually(lambda: cluster.count() > 7 and cluster.job_folded().dead_letters, "a dead letter", owner)
+    assert cluster.ask("retry", cluster.job(), "work/7")["answer"] == "accepted"
+    eventually(lambda: sum(mark.item == 7 for mark in cluster.marks()) == 2, "it is tried again", owner)
+    eventually(lambda: cluster.job_folded().dead_letters, "and is a dead letter again", owner)
+    (cluster.folder / "antidote").touch()
+    assert cluster.ask("retry", cluster.job())["answer"] == "accepted"
+    assert owner.wait() == 0, owner.said()
+    assert cluster.job_folded().dead_letters == []
+    cluster.require_completed(400)
+
+
+def test_a_dead_letter_that_is_skipped_is_no_dead_letter_any_more(cluster: Cluster) -> None:
+    cluster.environment["ROUTILUX_MP_MAX_CRASHES"] = "1"
+    owner = cluster.owner(200, poison=7)
+    eventually(lambda: cluster.count() > 7 and cluster.job_folded().dead_letters, "a dead letter", owner)
+    assert cluster.ask("skip", cluster.job(), "work/7")["answer"] == "accepted"
+    assert owner.wait() == 0, owner.said()
+    job = cluster.job_folded()
+    assert job.dead_letters == []
+    assert job.results == {(1, 0): 199}
+
+
+def test_posting_to_a_job_of_another_process(cluster: Cluster) -> None:
+    owner = cluster.owner(200)
+    eventually(lambda: cluster.count() >= 5, "5 items", owner)
+    data = {"i": 1000, "pause_s": 0, "log": str(cluster.log), "poison": -1}
+    with Store(str(cluster.root), Settings()) as store:
+        arguments = {"routine": "work", "slot": "inp", "data": data}
+        assert remote.ask(store, cluster.job_id(), "post", arguments).is_accepted
+    assert owner.wait() == 0, owner.said()
+    assert [mark.item for mark in cluster.marks()].count(1000) == 1
+    assert cluster.job_folded().results == {(1, 0): 201}
+
+
+@pytest.mark.parametrize("host", ["", "elsewhere"], ids=["the same host", "another host"])
+@pytest.mark.usefixtures("here")
+def test_a_job_of_a_living_owner_is_refused_and_can_be_asked_for(cluster: Cluster, host: str) -> None:
+    owner = cluster.owner(300, host=host)
+    eventually(lambda: cluster.count() >= 10, "10 items", owner)
+    job_id = cluster.job_id()
+    with Runtime(2, checkpoint_dir=str(cluster.root), settle_s=0) as runtime:
+        with pytest.raises(JobOwned, match=f"process {owner.pid} on host '{host or os.uname().nodename}'"):
+            runtime.resume_job(job_id)
+        assert owner.popen.poll() is None
+        state = runtime.resume_job(job_id, takeover=True)
+        assert owner.wait() == 3
+        assert "was handed over" in owner.said()
+        assert JobState.wait_for_completion(Flow("failover"), state, timeout=30)
+    cluster.require_completed(300)
+    assert cluster.twice() == []
+
+
+@pytest.mark.usefixtures("here")
+def test_an_owner_that_does_not_answer_is_taken_over_all_the_same(cluster: Cluster) -> None:
+    owner = cluster.owner(200, host="elsewhere")
+    eventually(lambda: cluster.count() >= 10, "10 items", owner)
+    owner.signal(signal.SIGSTOP)
+    begin = time.monotonic()
+    with Runtime(2, checkpoint_dir=str(cluster.root), settle_s=0, grace_s=0.5) as runtime:
+        state = runtime.resume_job(cluster.job_id(), takeover=True)
+        assert time.monotonic() - begin < 10
+        owner.signal(signal.SIGCONT)
+        assert owner.wait() == 3
+        assert f"pid {os.getpid()}" in owner.said()
+        assert JobState.wait_for_completion(Flow("failover"), state, timeout=30)
+    cluster.require_completed(200)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_job_handed_over_by_the_library_can_be_had_back(cluster: Cluster) -> None:
+    owner = cluster.owner(100)
+    eventually(lambda: cluster.count() >= 10, "10 items", owner)
+    with Runtime(2, checkpoint_dir=str(cluster.root), settle_s=0) as runtime:
+        state = runtime.resume_job(cluster.job_id(), takeover=True)
+        runtime.pause(state, "elsewhere, please", handover=True)
+        handle = state._live_or_fail().handle
+        eventually(lambda: isinstance(handle.lost, HandedOver), "it is handed over")
+        again = runtime.resume_job(cluster.job_id())
+        assert JobState.wait_for_completion(Flow("failover"), again, timeout=30)
+    cluster.require_completed(100)

@@ -1,0 +1,243 @@
+"""The real store driven one step of the model at a time.
+
+A process of the model is a `Store` whose threads stand still before every change that the model
+knows: the link of a commit file, a snapshot or an archive, and each deletion. One step of the model
+is what happens until the next such place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from routilux_mp._storage import frames
+from routilux_mp._storage.layout import parse_commit, parse_epoch
+from routilux_mp._storage.log import Tenure
+from routilux_mp._storage.replay import JobLog
+from routilux_mp._storage.store import Store
+from routilux_mp.errors import Fenced, OutcomeUnknown
+from tests.model.protocol import SEAL, Disk, Log, Tasks, opened_after
+from tests.support.faulty import OPERATIONS, Crashed
+from tests.support.memory import MemoryFiles
+from tests.support.stores import BASE, JOB, make_store
+from tests.support.turns import Actor, Stage
+
+BLOB = "input-1"
+BLOB_NAME = f"e0000001/{BLOB}"
+_WATCHED = re.compile(rf"c\d{{8}}|e\d{{7}}|{BLOB}")
+
+
+class ParkingFiles:
+    """A process's view of the disk; its threads stop before every change that the model knows."""
+
+    def __init__(self, disk: MemoryFiles, stage: Stage) -> None:
+        self.has_paths = False
+        self._disk = disk
+        self._stage = stage
+        #: Set by the director before it lets a thread go on: what becomes of the change. "" / "lost" / "fails".
+        self.fate = ""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in OPERATIONS:
+            raise AttributeError(name)
+        operation = getattr(self._disk, name)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            actor = self._stage.current
+            if actor is None:
+                return operation(*args, **kwargs)
+            if actor.is_killed:
+                raise Crashed(name)
+            if not self._is_watched(name, args):
+                return operation(*args, **kwargs)
+            self._stage.switch(None)
+            fate, self.fate = self.fate, ""
+            if fate != "fails":
+                operation(*args, **kwargs)
+            if fate:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return None
+
+        return run
+
+    def _is_watched(self, name: str, args: tuple[Any, ...]) -> bool:
+        if name == "unlink":
+            return _WATCHED.fullmatch(args[0]) is not None and args[0] in self._disk.names(args[1])
+        return name in ("link", "link_unnamed") and _WATCHED.fullmatch(args[-2]) is not None
+
+
+class RealProcess:
+    """One process of the model, made of the real store."""
+
+    def __init__(self, disk: MemoryFiles, stage: Stage, seed: int) -> None:
+        self._stage = stage
+        self._files = ParkingFiles(disk, stage)
+        self._store = make_store(self._files, seed)
+        self.tenure: Tenure | None = None
+        self.done: Tasks = ()
+        self.acting: Actor | None = None
+        self.keeping: Actor | None = None
+        self._keeper: Tenure | None = None
+
+    def create(self) -> None:
+        """Begin the job, with the blob that task 0 uses up."""
+        self._own(self._store.create(JOB, b"{}"))
+        assert self.tenure is not None
+        self.tenure.put_blob(BLOB, [b"content"])
+
+    @property
+    def role(self) -> str:
+        """As in the model, as far as it shows: idle, own, or on the way (seal, open, rolled)."""
+        if self.acting is not None:
+            return "rolled" if self.tenure is not None else "seal or open"
+        return "own" if self.tenure is not None else "idle"
+
+    @property
+    def position(self) -> tuple[int, int] | None:
+        return (self.tenure.epoch, self.tenure.number) if self.tenure is not None else None
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def start_take_over(self) -> None:
+        """Read what is there, and get as far as the first put."""
+
+        def body() -> None:
+            log = self._store.read(JOB)
+            log, tenure = self._store.take_over(JOB, log=log)
+            self.done = tasks_of(log)
+            self._own(tenure)
+            if 0 in self.done:
+                tenure.inherit([(released_in(log), BLOB_NAME)])
+
+        self._act("take over", body)
+
+    def commit(self, task: int, fate: str) -> bool:
+        """Whether it stands, as the owner was told."""
+
+        def body() -> None:
+            assert self.tenure is not None
+            self.tenure.commit([b"%d" % task])
+            self.done += (task,)
+            if task == 0:
+                self.tenure.release_blobs([BLOB_NAME])
+
+        before = len(self.done)
+        self._act("commit", body)
+        self.go_on(fate)
+        return len(self.done) > before
+
+    def start_roll(self) -> None:
+        def body() -> None:
+            assert self.tenure is not None
+            self.tenure.roll(b",".join(b"%d" % task for task in self.done))
+            self._keeper = self.tenure
+
+        self._act("roll", body)
+
+    def go_on(self, fate: str = "") -> None:
+        """Let the process make the change before which it stands."""
+        assert self.acting is not None
+        self._files.fate = fate
+        self._stage.switch(self.acting)
+        if self.acting.is_done:
+            failure, self.acting.failure = self.acting.failure, None
+            self.acting = None
+            if isinstance(failure, (Fenced, OutcomeUnknown)):
+                self.tenure, self.done = None, ()
+            elif failure is not None:
+                raise failure
+
+    def keep_house(self) -> None:
+        """The next change of the housekeeping thread, which is started when it does not run yet."""
+        if self.keeping is None:
+            assert self._keeper is not None
+            self.keeping = self._stage.enter("keeper", self._keeper.housekeep)
+            self._stage.switch(self.keeping)
+            self._forget_finished_keeper()
+        if self.keeping is not None:
+            self._files.fate = ""
+            self._stage.switch(self.keeping)
+            self._forget_finished_keeper()
+
+    def start_keeper(self) -> None:
+        """Let the housekeeping thread look around, up to its first change."""
+        assert self._keeper is not None and self.keeping is None
+        self.keeping = self._stage.enter("keeper", self._keeper.housekeep)
+        self._stage.switch(self.keeping)
+        self._forget_finished_keeper()
+
+    def crash(self) -> None:
+        """Nothing of it is left."""
+        for actor in (self.acting, self.keeping):
+            if actor is not None:
+                self._stage.kill(actor)
+
+    def _forget_finished_keeper(self) -> None:
+        if self.keeping is not None and self.keeping.is_done:
+            self.keeping = None
+
+    def _own(self, tenure: Tenure) -> None:
+        self.tenure = self._keeper = tenure
+
+    def _act(self, name: str, body: Callable[[], None]) -> None:
+        self.acting = self._stage.enter(name, body)
+        self._stage.switch(self.acting)
+        assert not self.acting.is_done, f"{name} ended before its first put: {self.acting.failure!r}"
+
+
+def tasks_of(log: JobLog) -> Tasks:
+    state = log.snapshot or b""
+    return tuple(int(task) for task in state.split(b",") if task) + tuple(int(data) for _, data in log.frames())
+
+
+def released_in(log: JobLog) -> int:
+    """The epoch whose commit used the blob up."""
+    return next(ref.epoch for ref, data in log.history() if data == b"0")
+
+
+def real_disk(files: MemoryFiles, epochs: int) -> Disk:
+    """The real files as the model sees them (without its ghosts)."""
+    found = files.files(BASE)
+    rows: dict[int, dict[int, int]] = {}
+    snapshots: dict[int, Tasks] = {}
+    archives: dict[int, int] = {}
+    for path, raw in found.items():
+        folder, _, name = path.removeprefix(f"{BASE}/").rpartition("/")
+        if folder.startswith("epochs/"):
+            epoch, number = parse_epoch(folder.removeprefix("epochs/")), parse_commit(name)
+            assert epoch is not None and number is not None
+            rows.setdefault(epoch, {})[number] = _record(frames.decode(raw, path))
+        elif folder == "snapshots":
+            state = frames.decode(raw, path).frames[0]
+            snapshots[parse_epoch(name) or 0] = tuple(int(task) for task in state.split(b",") if task)
+        elif folder == "archive":
+            archives[parse_epoch(name) or 0] = frames.unpack_header(raw, path).frame_count
+    log: Log = tuple(
+        tuple(rows.get(e, {}).get(n) for n in range(1, max(rows.get(e, {0: 0})) + 1)) for e in range(1, epochs + 1)
+    )
+    return Disk(
+        log,
+        log,
+        tuple(snapshots.get(e) for e in range(1, epochs + 1)),
+        tuple((None,) * archives[e] if e in archives else None for e in range(1, epochs + 1)),
+        f"{BASE}/blobs/{BLOB_NAME}" in found,
+        frozenset(),
+    )
+
+
+def _record(file: frames.CheckpointFile) -> int:
+    kind = file.header.kind
+    if kind == frames.OPEN:
+        document = frames.decode_document(file.frames[0], "OPEN")
+        return opened_after(document["predecessor"]["files"])
+    return SEAL if kind == frames.SEAL else int(file.frames[0])
+
+
+def make_process(disk: MemoryFiles, stage: Stage, seed: int) -> RealProcess:
+    return RealProcess(disk, stage, seed)
+
+
+__all__ = ["ParkingFiles", "RealProcess", "Store", "make_process", "real_disk", "released_in", "tasks_of"]
