@@ -7,18 +7,37 @@ durable parts of the job, so that replaying them gives the same job as living th
 from __future__ import annotations
 
 from collections import deque
-from typing import Callable
+from collections.abc import Callable
 
 from .batch import Batch
 from .history import completes_entry
 from .job import DeadLetter, Dispatch, Group, Item, Job, ListValue, RoutineState, Run, Special
 from .records import (
-    Annotated, Answered, Closed, Completed, Conflicted, Dispatched, Ended, Failed, Held, Paused, PauseAsked, Posted,
-    Record, Resumed, Returned, Revived, Seen, Skipped, StopAsked, Stood, Submitted, Taken,
+    Annotated,
+    Answered,
+    Closed,
+    Completed,
+    Conflicted,
+    Dispatched,
+    Ended,
+    Failed,
+    Held,
+    PauseAsked,
+    Paused,
+    Posted,
+    Record,
+    Resumed,
+    Returned,
+    Revived,
+    Seen,
+    Skipped,
+    Stood,
+    StopAsked,
+    Submitted,
+    Taken,
 )  # fmt: skip
 from .stimuli import Emit, StateOp
 from .topology import Topology
-
 
 #: Requests that a job remembers; the older half is then known by its low-water mark only.
 ANSWERED_MAX = 512
@@ -76,9 +95,8 @@ def _paused(job: Job, record: Paused, commit: int, source: Dispatch | None) -> N
     job.updated_ns = record.time_ns
     job.closing = None
     job.status = "paused"
-    job.pause_points.append(
-        {"time_ns": record.time_ns, "reason": reason, "checkpoint": job.checkpoint, "pending_count": job.pending_count()}
-    )
+    point = {"time_ns": record.time_ns, "reason": reason, "checkpoint": job.checkpoint}
+    job.pause_points.append({**point, "pending_count": job.pending_count()})
 
 
 def _resumed(job: Job, record: Resumed, commit: int, source: Dispatch | None) -> None:

@@ -6,22 +6,56 @@ rule sees the job as its predecessors left it. Nothing here changes the job.
 
 from __future__ import annotations
 
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 from . import requests
 from .effects import Changed, Effect, GoOn, Kill, Revoke
 from .effects import Ended as EndedEffect
-from .job import Dispatch, Job, Key
+from .job import Dispatch, Job
 from .policy import quiescent_take, takes_after
 from .records import (
-    Annotated, Closed, Completed, Conflicted, Ended, Failed, Held, Paused, PauseAsked, Posted, Record, Resumed,
-    Returned, Seen, StopAsked, Stood, Submitted,
+    Annotated,
+    Closed,
+    Completed,
+    Conflicted,
+    Ended,
+    Failed,
+    Held,
+    PauseAsked,
+    Paused,
+    Posted,
+    Record,
+    Resumed,
+    Returned,
+    Seen,
+    Stood,
+    StopAsked,
+    Submitted,
 )  # fmt: skip
 from .retry import action_for
 from .select import dispatch, is_backed_up, must_lift
 from .stimuli import (
-    Annotate, Ask, Cancel, Capacity, Close, Completion, Drain, Fail, Failure, HandedBack, Pause, Post, Resume, Retry,
-    Skip, Stands, Stimulus, Submit, Tick, WorkerLost, Yield,
+    Annotate,
+    Ask,
+    Cancel,
+    Capacity,
+    Close,
+    Completion,
+    Drain,
+    Fail,
+    Failure,
+    HandedBack,
+    Pause,
+    Post,
+    Resume,
+    Retry,
+    Skip,
+    Stands,
+    Stimulus,
+    Submit,
+    Tick,
+    WorkerLost,
+    Yield,
 )  # fmt: skip
 
 Step = Iterator[Record | Effect]

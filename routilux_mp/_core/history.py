@@ -7,7 +7,8 @@ CONTINUE). Nothing else is recorded.
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from .batch import Batch
 from .records import Completed, Failed, Record, Submitted

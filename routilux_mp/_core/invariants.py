@@ -36,7 +36,7 @@ def _check_routine(job: Job, number: int, routine: RoutineState) -> None:
         numbers.update(span)
         for run in item.runs if isinstance(item, Group) else (item,):
             queued[run.slot] += run.count
-            _must(0 < run.count and run.start + run.count <= run.batch.count, "a run lies outside its batch")
+            _must(run.count > 0 and run.start + run.count <= run.batch.count, "a run lies outside its batch")
     for slot, queue in enumerate(routine.slots):
         queued[slot] += sum(run.count for run in queue)
     _must(not numbers or max(numbers) < routine.next_seq, "an activation number from the future")

@@ -80,7 +80,9 @@ class Dispatch:
 
     __slots__ = ("dispatch", "is_held", "items", "reported", "routine", "special", "version", "worker")
 
-    def __init__(self, dispatch: int, worker: int, routine: int, items: deque[Item], special: int, version: int) -> None:
+    def __init__(
+        self, dispatch: int, worker: int, routine: int, items: deque[Item], special: int, version: int
+    ) -> None:
         self.dispatch = dispatch
         self.worker = worker
         self.routine = routine
@@ -95,8 +97,8 @@ class RoutineState:
     """Queues of one routine in one job."""
 
     __slots__ = (
-        "dispatches", "done", "failures", "has_fired", "has_run", "held_emits", "last_failed", "last_taken_ns", "next_release",
-        "next_seq", "queued", "ready", "ready_count", "slots", "special",
+        "dispatches", "done", "failures", "has_fired", "has_run", "held_emits", "last_failed", "last_taken_ns",
+        "next_release", "next_seq", "queued", "ready", "ready_count", "slots", "special",
     )  # fmt: skip
 
     def __init__(self, slot_count: int) -> None:
@@ -198,7 +200,7 @@ class Job:
     def pending_count(self) -> int:
         """Activations queued, running or waiting; and emissions that a policy may still take."""
         return sum(
-            r.ready_count + len(r.special) + sum(len(s) for s in r.slots) + sum(_count(d) for d in r.dispatches.values())
+            r.ready_count + len(r.special) + sum(map(len, r.slots)) + sum(_count(d) for d in r.dispatches.values())
             for r in self.routines
         )
 

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from .records import (
-    Annotated, Answered, Closed, Completed, Ended, Failed, Paused, PauseAsked, Posted, Resumed, Revived, Skipped,
-    StopAsked, Submitted, Taken,
+    Annotated,
+    Answered,
+    Closed,
+    Completed,
+    Ended,
+    Failed,
+    PauseAsked,
+    Paused,
+    Posted,
+    Resumed,
+    Revived,
+    Skipped,
+    StopAsked,
+    Submitted,
+    Taken,
 )  # fmt: skip
 
 #: status of a job -> the durable records that may come next
@@ -13,7 +26,7 @@ JOB: dict[str, frozenset[type]] = {
     "running": frozenset(
         {Completed, Failed, Taken, Posted, Annotated, PauseAsked, Paused, StopAsked, Closed, Ended, Resumed, Answered,
          Revived, Skipped}
-    ),  # fmt: skip
+    ),
     "paused": frozenset(
         {Resumed, StopAsked, Ended, Posted, Annotated, Closed, PauseAsked, Paused, Answered, Revived, Skipped}
     ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from .job import Item, Job
+from .batch import Batch
+from .job import Group, Item, Job
 
 
 class Owed(NamedTuple):
@@ -26,3 +28,31 @@ def outstanding(job: Job) -> list[Owed]:
         mine += [Owed(number, item) for item in routine.ready]
         owed += sorted(mine, key=lambda o: o.item.seq)
     return owed
+
+
+def needed_batches(job: Job) -> Iterator[Batch]:
+    """Every batch that something queued, running, waiting, held back or dead still refers to."""
+    if job.entry_batch is not None:
+        yield job.entry_batch
+    for letter in job.dead_letters:
+        yield from _batches(letter.item)
+    for routine in job.routines:
+        for item in (*routine.ready, *(s.item for s in routine.special.values())):
+            yield from _batches(item)
+        for dispatch in routine.dispatches.values():
+            for item in dispatch.items:
+                yield from _batches(item)
+        for queue in routine.slots:
+            for run in queue:
+                yield run.batch
+        for _, emits in routine.held_emits.values():
+            for emit in emits:
+                yield emit.batch
+
+
+def _batches(item: Item) -> Iterator[Batch]:
+    if isinstance(item, Group):
+        for run in item.runs:
+            yield run.batch
+    else:
+        yield item.batch

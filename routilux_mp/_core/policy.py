@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 from .job import Job, RoutineState
 from .records import Taken
@@ -15,7 +15,8 @@ def takes_after(job: Job, now_ns: int) -> Iterator[Taken]:
         routine = job.routines[number]
         if policy.kind == "batch_size":
             while _is_batch(routine, policy.count):
-                yield Taken(now_ns, number, tuple(min(policy.count, _held(routine, s)) for s in range(len(routine.slots))))
+                takes = (min(policy.count, _held(routine, slot)) for slot in range(len(routine.slots)))
+                yield Taken(now_ns, number, tuple(takes))
         elif policy.kind == "all_slots_ready":
             while routine.slots and all(routine.slots):
                 yield Taken(now_ns, number, (1,) * len(routine.slots))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 from .effects import Effect, Part, Work
 from .job import Group, Item, Job, RoutineState, Special
@@ -12,9 +12,7 @@ from .stimuli import Capacity
 
 def wanted(job: Job, now_ns: int) -> list[int]:
     """Routines that have work for a worker now; those nearest the sink first."""
-    if job.status != "running" or job.closing or job.is_draining or job.resume_commit > job.stands:
-        return []
-    if job.topology.strategy == "sequential" and job.dispatches:
+    if not _may_dispatch(job):
         return []
     ready: list[int] = []
     for number, routine in enumerate(job.routines):
@@ -27,6 +25,13 @@ def wanted(job: Job, now_ns: int) -> list[int]:
     depth = job.topology.depth
     ready.sort(key=lambda n: depth[n])
     return ready
+
+
+def _may_dispatch(job: Job) -> bool:
+    """Nothing forbids that anything at all is started."""
+    if job.status != "running" or job.closing or job.is_draining or job.resume_commit > job.stands:
+        return False
+    return not (job.topology.strategy == "sequential" and job.dispatches)
 
 
 def is_backed_up(job: Job, number: int) -> bool:
@@ -73,7 +78,7 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
     """Give up to ``s.count`` activations of one routine to a worker."""
     routine = job.routines[s.routine]
     spec = job.topology.routines[s.routine]
-    if job.topology.strategy == "sequential" and job.dispatches:
+    if not _may_dispatch(job):
         return
     if is_backed_up(job, s.routine) and must_lift(job, now_ns) != s.routine:
         return

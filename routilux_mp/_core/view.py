@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from .job import DeadLetter, Job, ListValue, Value
 
@@ -70,7 +71,7 @@ def view_of(job: Job, version: int, blocked: tuple[str, int] | None = None) -> J
         checkpoint=job.checkpoint,
         dead_letters=tuple(job.dead_letters),
         unconsumed={
-            spec.routine_id: {spec.slots[s]: sum(run.count for run in queue) for s, queue in enumerate(r.slots) if queue}
+            spec.routine_id: {spec.slots[s]: sum(run.count for run in q) for s, q in enumerate(r.slots) if q}
             for spec, r in routines
             if any(r.slots)
         },

@@ -87,6 +87,17 @@ def encode_batch(values: list[Any], signer: Signer | None, context: bytes) -> En
     return Encoded(len(values), (_MARKED_PREFIX if encoder.has_marks else _PLAIN_PREFIX) + packed)
 
 
+def encode_plain(value: Any) -> tuple[bytes, bool] | None:
+    """One value as it stands in a batch, and whether it has marks; None when it needs a batch of its own."""
+    encoder = _tools.encoder
+    encoder.reset()
+    try:
+        packed = encoder.pack(value)
+    except (ObjectFound, ValueError, OverflowError, RecursionError):
+        return None
+    return None if encoder.beside else (packed, encoder.has_marks)
+
+
 def decode_batch(
     data: bytes | memoryview, verifier: Signer | None, context: bytes, start: int = 0, count: int | None = None
 ) -> list[Any]:

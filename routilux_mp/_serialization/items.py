@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from .batch import _MARKED_PREFIX, _PLAIN_PREFIX, encode_batch
+from .batch import _MARKED_PREFIX, _PLAIN_PREFIX, encode_batch, encode_plain
 from .packing import Packer
 from .signing import Signer
 
@@ -64,8 +64,13 @@ def encode_item(value: Any, signer: Signer | None, context: bytes) -> tuple[byte
     Raises:
         EmissionNotSerializable, KeyUnavailable: as ``encode_batch``.
     """
+    plain = encode_plain(value)
+    if plain is not None:
+        packed, has_marks = plain
+        return packed, MARKED if has_marks else PLAIN
     data = encode_batch([value], signer, context).data
-    # A batch of one starts with its prefix and the one-byte header of an array of one.
+    # Strings with lone surrogates are plain, and known as such only now. A batch of one starts with its
+    # prefix and the one-byte header of an array of one.
     if data[:1] == _PLAIN_PREFIX:
         return data[2:], PLAIN
     if data[:1] == _MARKED_PREFIX:

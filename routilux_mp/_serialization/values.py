@@ -38,6 +38,9 @@ _DELTA_FORM, _COMPLEX_FORM, _OBJECT_FORM = struct.Struct(">iii"), struct.Struct(
 #: Packed by the C packer without asking, though they would not come back as they were.
 _IMPOSTORS: Final = frozenset((bytearray, memoryview, ExtType, Timestamp))
 _CONTAINERS: Final = frozenset((list, dict, tuple, set, frozenset))
+_ATOMS: Final = frozenset((int, str, float, bool, type(None), bytes))
+#: Up to so many elements a loop is quicker.
+_FEW: Final = 8
 
 
 class ObjectFound(Exception):
@@ -239,8 +242,21 @@ def _damaged(error: BaseException) -> CheckpointDamaged:
     return CheckpointDamaged(f"encoded values are damaged: {type(error).__name__}: {error}"[:300])
 
 
-def _has_impostor(value: Any) -> bool:
-    """Level by level in C: no loop over items runs in Python. The packer has already refused cycles."""
+def _has_impostor(value: Any, depth_max: int = 3) -> bool:
+    """Small and flat values by a loop, others level by level in C. The packer has already refused cycles."""
+    kind = type(value)
+    if kind not in _CONTAINERS:
+        return kind in _IMPOSTORS
+    if depth_max and len(value) <= _FEW:
+        if kind is dict:
+            for key in value:
+                if type(key) is not str and _has_impostor(key, depth_max - 1):
+                    return True
+            value = value.values()
+        for item in value:
+            if type(item) not in _ATOMS and _has_impostor(item, depth_max - 1):
+                return True
+        return False
     level = [value]
     while level:
         types = set(map(type, level))

@@ -62,7 +62,7 @@ def _place(place: tuple[int, int, int] | None, number: int) -> Ref | None:
 def _submitted(f: list[Any], place: tuple[int, int, int] | None) -> Submitted:
     batch = None if f[5] is None else Batch(f[5][0], f[5][1], _place(place, 0))
     ops = tuple(StateOp(*op) for op in f[8]) if len(f) > 8 else ()
-    return Submitted(f[0], f[1], f[2], f[3], f[4], batch, *f[6:8], ops)
+    return Submitted(f[0], f[1], f[2], f[3], f[4], batch, f[6], f[7], ops)
 
 
 def _posted(f: list[Any], place: tuple[int, int, int] | None) -> Posted:
@@ -182,7 +182,7 @@ def _routine_in(data: dict[str, Any]) -> RoutineState:
     r.ready = deque(_item_in(item) for item in data["ready"])
     r.special = {q: Special(_item_in(i), a, c, d, cursor) for q, i, a, c, d, cursor in data["special"]}
     for slot, runs in enumerate(data["slots"]):
-        r.slots[slot].extend(_item_in(run) for run in runs)  # type: ignore[misc]
+        r.slots[slot].extend(_run_in(run) for run in runs)
     for first, count, emits in data["held"]:
         r.held_emits[first] = (count, tuple(Emit(e, _batch_in(rest)) for e, *rest in emits))
     return r
@@ -206,7 +206,11 @@ def _item_out(item: Item) -> tuple[Any, ...]:
 
 def _item_in(data: Any) -> Item:
     if len(data) == 3:
-        return Group(data[0], tuple(_item_in(run) for run in data[1]), data[2])  # type: ignore[arg-type]
+        return Group(data[0], tuple(_run_in(run) for run in data[1]), data[2])
+    return _run_in(data)
+
+
+def _run_in(data: Any) -> Run:
     seq, slot, connection, start, count, batch = data
     return Run(seq, slot, connection, _batch_in(batch), start, count)
 

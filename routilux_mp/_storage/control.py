@@ -132,10 +132,10 @@ class Control:
     def _put(self, name: str, raw: bytes) -> None:
         where = self._place.where(CONTROL, name)
         putter = self._place.root.putter
+        with blocked(where):
+            tmp = self._place.root.handle(TMP)
         try:
-            with blocked(where):
-                tmp = self._place.root.handle(TMP)
-                job = self._place.open()
+            job = self._place.open()
         except FileNotFoundError:
             raise self._place.unknown() from None
         try:

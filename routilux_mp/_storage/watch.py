@@ -101,20 +101,28 @@ class Watch:
     def _started(self) -> BaseObserver:
         if self._observer is None:
             try:
-                # 40 ms: not at package import, and not before somebody waits for something.
-                if is_network(self._root):
-                    from watchdog.observers.polling import PollingObserver as Observer
-                else:
-                    from watchdog.observers import Observer  # type: ignore[assignment]
-                logging.getLogger("watchdog.observers.inotify").addFilter(_is_news)
-                observer = Observer(timeout=self._poll_s)
-                observer.daemon = True
-                observer.start()
-            except (ImportError, OSError, RuntimeError):
+                self._observer = _new_observer(self._root, self._poll_s)
+            except (ImportError, OSError, RuntimeError) as error:
                 self._has_failed = True
-                raise OSError("no observer can be started") from None
-            self._observer = observer
+                raise OSError(f"no observer can be started: {error}") from error
         return self._observer
+
+
+def _new_observer(root: str, poll_s: float) -> BaseObserver:
+    # 40 ms: not at package import, and not before somebody waits for something.
+    if is_network(root):
+        from watchdog.observers.polling import PollingObserver as Observer
+    else:
+        from watchdog.observers import Observer  # type: ignore[assignment]
+    logging.getLogger("watchdog.observers.inotify").addFilter(_is_news)
+    observer = Observer(timeout=poll_s)
+    observer.daemon = True
+    try:
+        observer.start()
+    except (OSError, RuntimeError):
+        observer.stop()  # it holds descriptors from the moment it is made
+        raise
+    return observer
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any, Callable, Literal, Protocol, Sequence
+from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
+from .._core.batch import Batch
 from .._core.effects import Changed, Effect
 from .._core.invariants import check
 from .._core.job import Group, Job
+from .._core.outstanding import needed_batches
 from .._core.records import Completed, Durable, Failed, Submitted
 from .._core.step import step
 from .._core.stimuli import Stimulus
 from .._core.view import JobView, view_of
 from .._storage.codec import batches_of, encode_record
-from .._worker.spill import PayloadReader
+from .._worker.spill import PayloadReader, referred_blob
 
 #: Views are made at most this often while a job is busy; a change of status shows at once.
 VIEW_INTERVAL_NS = 20_000_000
@@ -28,6 +32,7 @@ class Tenure(Protocol):
     def should_roll(self, snapshot_bytes_estimate: int) -> bool: ...
     def roll(self, snapshot: bytes) -> None: ...
     def housekeep(self) -> None: ...
+    def release_blobs(self, names: Iterable[str]) -> None: ...
     def seal(self, reason: Literal["handover", "ended"]) -> None: ...
     def write_views(self, flow_doc: bytes | None, state_doc: bytes) -> None: ...
     def close(self) -> None: ...
@@ -72,6 +77,9 @@ class NullTenure:
         pass
 
     def housekeep(self) -> None:
+        pass
+
+    def release_blobs(self, names: Iterable[str]) -> None:
         pass
 
     def seal(self, reason: Literal["handover", "ended"]) -> None:
@@ -127,6 +135,8 @@ class LiveJob:
         self.is_confirming = False  # that commit is on its way
         self.handle: Any = None  # of the caller, for the views
         self.payloads: PayloadReader | None = None
+        #: Blobs that this tenure's commits name, with the batches in them; None stands for a result.
+        self._blobs: dict[str, list[Batch | None]] = {}
         self.is_writing_views = False
         self.shown_status = "running"  # in job_state.json
         self.show_again_ns = 0
@@ -172,6 +182,7 @@ class LiveJob:
             epoch, commit = self.tenure.next_position()
             for index, record in enumerate(records):
                 frames.append(encode_record(record))
+                self._note_blobs(record)
                 for k, batch in enumerate(batches_of(record)):
                     batch.ref = (epoch, commit, index, k)
         if self.is_dirty and (
@@ -181,6 +192,27 @@ class LiveJob:
         ):
             self._take_view(number, now_ns)
         return number, frames
+
+    def _note_blobs(self, record: Durable) -> None:
+        if type(record) is not Completed:
+            return
+        for emit in record.emits:
+            name = referred_blob(emit.batch.data) if emit.batch.data else None
+            if name is not None:
+                is_result = (record.routine, emit.event) not in self.job.topology.routes
+                self._blobs.setdefault(name, []).append(None if is_result else emit.batch)
+
+    def unused_blobs(self) -> list[str]:
+        """Blobs that nothing queued and no result refers to any more; asked once for each."""
+        if not self._blobs:
+            return []
+        needed = {id(batch) for batch in needed_batches(self.job)}
+        unused = [
+            name for name, users in self._blobs.items() if all(b is not None and id(b) not in needed for b in users)
+        ]
+        for name in unused:
+            del self._blobs[name]
+        return unused
 
     def spill(self, bytes_max: int) -> None:
         """Drop the payloads queued farthest back: they are in the log and are read back when they are due."""

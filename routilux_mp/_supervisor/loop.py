@@ -221,9 +221,11 @@ class Loop:
         if error is not None:
             self._lose(live, error, now)
             return
+        if isinstance(live.retry, Commit) and live.retry.has_rolled:
+            self._begin_epoch(live)
         if live.blocked is not None:
             live.show_blocked(None)
-            live.retry = None
+        live.retry = None
         if live.is_sealing:
             self._finish(live)
             return
@@ -235,6 +237,13 @@ class Loop:
         if self.keeper is not None:
             self.keeper.stands(live, number)
         self.happen(live, Stands(number), now)
+
+    def _begin_epoch(self, live: LiveJob) -> None:
+        """The job has rolled: its past is put away, and workers put blobs where this epoch keeps them."""
+        self._committer.submit(HOUSEKEEPING, live.tenure.housekeep)
+        for slot in self.placement.workers.values():
+            if live.job.job_id in slot.introduced:
+                self._introduce(live, slot)
 
     def _lose(self, live: LiveJob, error: BaseException, now: int) -> None:
         """Give the job up: nothing more is written, nothing more is started."""
@@ -312,10 +321,9 @@ class Loop:
             snapshot: bytes | None = None
             if tenure.should_roll(64 * live.job.pending_count() + 1024):
                 snapshot = encode_snapshot(live.job)
-            live.retry = Commit(tenure, frames, snapshot, outputs)
+            unused = live.unused_blobs() if snapshot is not None else []
+            live.retry = Commit(tenure, frames, snapshot, outputs, unused)
             self._committer.submit(live.job.job_id, live.retry)
-            if snapshot is not None:
-                self._committer.submit(HOUSEKEEPING, tenure.housekeep)
         elif live.publish_if_quiet(now):
             if live.job.is_terminal:
                 live.is_sealing = True
@@ -521,12 +529,15 @@ class Commit:
     """One commit, and the roll that may go with it; done over and over until nothing blocks it."""
 
     def __init__(
-        self, tenure: Tenure, frames: list[bytes], snapshot: bytes | None, outputs: list[tuple[str, str]]
-    ) -> None:
+        self, tenure: Tenure, frames: list[bytes], snapshot: bytes | None, outputs: list[tuple[str, str]],
+        unused_blobs: list[str],
+    ) -> None:  # fmt: skip
         self._tenure = tenure
         self._frames: list[bytes] | None = frames
         self._outputs = outputs
         self._snapshot = snapshot
+        self._unused_blobs = unused_blobs
+        self.has_rolled = False
 
     def __call__(self) -> None:
         if self._frames is not None:
@@ -534,7 +545,11 @@ class Commit:
             self._frames = None  # it stands: a roll that is blocked must not commit it twice
             put_in_place(self._outputs)  # before the roll: a successor looks for them behind the snapshot only
         if self._snapshot is not None:
+            if self._unused_blobs:
+                self._tenure.release_blobs(self._unused_blobs)  # before the roll: the list goes with its snapshot
+                self._unused_blobs = []
             self._tenure.roll(self._snapshot)
+            self.has_rolled = True
 
 
 class Seal:

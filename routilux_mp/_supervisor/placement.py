@@ -7,7 +7,7 @@ that has work gets a worker in turn, however few there are.
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 #: Activations in one dispatch, and in front of one worker, at most.
 DISPATCH_COUNT_MAX = 1024

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Iterator, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from .._core.batch import Batch
 from .._core.history import HistoryFold
@@ -10,6 +11,7 @@ from .._core.records import Completed, Durable
 from .._core.topology import Topology
 from .._serialization.places import emission_place, log_place, slot_place
 from .._worker.spill import describe_reference, is_reference
+from ..errors import CheckpointDamaged
 
 #: Decodes the emissions of a batch that belongs to a place.
 Decode = Callable[[Batch, bytes], list[Any]]
@@ -39,7 +41,13 @@ def history_of(job_id: str, topology: Topology, entry_slot: int, records: Iterab
                 # A large payload may be gone once it is consumed; the history keeps what it was.
                 yield HistoryItem(spec.routine_id, found.event, describe_reference(found.batch.data), found.time_ns)
                 continue
-            for value in decode(found.batch, place):
+            try:
+                values = decode(found.batch, place)
+            except CheckpointDamaged:
+                if found.batch.data is None or not is_reference(found.batch.data):
+                    raise
+                values = [describe_reference(found.batch.data)] * found.batch.count
+            for value in values:
                 yield HistoryItem(spec.routine_id, found.event, value, found.time_ns)
 
 

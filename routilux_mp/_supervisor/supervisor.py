@@ -12,8 +12,9 @@ import sys
 import threading
 import uuid
 import weakref
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from .._core.batch import Batch
 from .._core.job import Job
@@ -31,7 +32,15 @@ from .._storage.replay import LogRef
 from .._storage.store import Store
 from .._worker.spill import PayloadReader
 from ..backends.base import Backend, Code, JobInfo
-from ..errors import BackendError, CheckpointDamaged, HandedOver, NotShippable, RoutiluxError, RuntimeClosed, UnknownName
+from ..errors import (
+    BackendError,
+    CheckpointDamaged,
+    HandedOver,
+    NotShippable,
+    RoutiluxError,
+    RuntimeClosed,
+    UnknownName,
+)
 from ..settings import Settings
 from . import recovery
 from .clock import SystemClock

@@ -45,6 +45,16 @@ def test_modules_are_small_and_say_what_they_are():
     assert [name for name, text in texts.items() if text.strip() and not text.startswith('"""')] == []
 
 
+def test_the_architecture_names_files_that_are_there():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 300
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert len(named) > 20
+    there = {"/" + str(path.relative_to(ROOT / "routilux_mp")) for path in PACKAGE}
+    missing = [name for name in sorted(named) if not any(path.endswith("/" + name) for path in there)]
+    assert [name for name in missing if not (ROOT / name).exists()] == []
+
+
 def test_each_script_can_be_run():
     for name in ("scripts/run", "scripts/test", "scripts/diagrams", ".ci/run"):
         assert os.access(ROOT / name, os.X_OK), name

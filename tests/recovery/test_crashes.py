@@ -66,10 +66,13 @@ def job(act: Act, handler: ErrorHandler | None = None, bad: int = BAD, **options
 @contextmanager
 def ended(flow: Flow, folder: Path, n: int = N, **settings: Any) -> Iterator[JobState]:
     """Run it to its end; its runtime is still there."""
-    with Runtime(3, checkpoint_dir=str(folder), **settings) as runtime:
+    runtime = Runtime(3, checkpoint_dir=str(folder), **settings)
+    try:
         state = runtime.exec(flow, {"n": n}, settle_s=0)
         assert JobState.wait_for_completion(flow, state, timeout=DEADLINE_S), f"stuck: {state.progress}"
         yield state
+    finally:
+        runtime.shutdown(wait=False)
 
 
 def results(state: JobState) -> list[int]:

@@ -7,7 +7,8 @@ on and never from a snapshot. Everything the supervisor does is held against it.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from routilux_mp._core import records as rec
 from routilux_mp._core.apply import apply
@@ -43,7 +44,9 @@ class Shadow:
         self.job = Job(job_id)
         self.done: set[tuple[int, int]] = set()  # (routine, number) that returned or was given up
         self.results: Counter[tuple[int, int, int]] = Counter()
-        self.sent: dict[tuple[int, int], list[tuple[tuple[int, int], list[int]]]] = {}  # (routine, event) -> (number, order), values
+        self.sent: dict[
+            tuple[int, int], list[tuple[tuple[int, int], list[int]]]
+        ] = {}  # (routine, event) -> (number, order), values
         self.annotated: Counter[tuple[str, str]] = Counter()
         self.history = HistoryFold()
         self.history_count = 0
@@ -146,9 +149,13 @@ class Audit:
         for seq, values in zip(seqs, inputs, strict=True):
             must((work.routine, seq) not in shadow.done, f"activation {seq} of routine {work.routine} was done before")
             item = next((i for i in items if i.seq <= seq < i.seq + i.count), None)
-            must(item is not None, f"activation {seq} of routine {work.routine} was given out, its cause does not stand")
+            must(
+                item is not None, f"activation {seq} of routine {work.routine} was given out, its cause does not stand"
+            )
             assert item is not None
-            must(_input(item, seq) == values, f"activation {seq} of routine {work.routine} got another input than it has")
+            must(
+                _input(item, seq) == values, f"activation {seq} of routine {work.routine} got another input than it has"
+            )
             if isinstance(item, Run):
                 self.arrived[(job_id, work.routine, seq)] = (item.connection, values[0])
         special = routine.special.get(seqs[0])
@@ -164,7 +171,9 @@ class Audit:
         seen["held"] += any(d.is_held for d in job.dispatches.values())
         others = [d for d in job.dispatches.values() if d.dispatch != dispatch]
         must(job.topology.strategy != "sequential" or not others, "two at once in a sequential job")
-        full = any(job.routines[t].queued[s] >= job.topology.routines[t].queue_max for t, s in job.topology.feeds[number])
+        full = any(
+            job.routines[t].queued[s] >= job.topology.routines[t].queue_max for t, s in job.topology.feeds[number]
+        )
         must(not full or all(d.is_held for d in others), "activated although a slot it feeds is full")
         seen["bound lifted"] += full
 
@@ -258,7 +267,7 @@ class Audit:
         for (job_id, routine, seq), (connection, value) in self.arrived.items():
             if job_id == job.job_id and connection >= 0:
                 lines.setdefault((routine, connection), []).append((seq, value))
-        for (routine, connection), line in lines.items():
+        for (_, connection), line in lines.items():
             source, event, _, _ = job.topology.connections[connection]
             sent = [v for _, values in sorted(shadow.sent.get((source, event), [])) for v in values]
             got = [value for _, value in sorted(line)]
@@ -305,14 +314,27 @@ def _routine(r: Any, read: Any) -> dict[str, Any]:
         if (s.attempt, s.crashes, s.due_ns, s.cursor) != (1, 0, 0, None)  # a conflict is forgotten with its supervisor
     }
     held = {
-        first: (count, [(e.event, _read(e.batch, read)) for e in emits]) for first, (count, emits) in r.held_emits.items()
+        first: (count, [(e.event, _read(e.batch, read)) for e in emits])
+        for first, (count, emits) in r.held_emits.items()
     }
     return {
         "items": items,
         "special": special,
-        "slots": [[v for run in slot for v in _read(run.batch, read)[run.start : run.start + run.count]] for slot in r.slots],
+        "slots": [
+            [v for run in slot for v in _read(run.batch, read)[run.start : run.start + run.count]] for slot in r.slots
+        ],
         "held": held,
-        "rest": (r.queued, r.next_seq, r.next_release, r.has_fired, r.has_run, r.last_taken_ns, r.failures, r.last_failed, r.done),
+        "rest": (
+            r.queued,
+            r.next_seq,
+            r.next_release,
+            r.has_fired,
+            r.has_run,
+            r.last_taken_ns,
+            r.failures,
+            r.last_failed,
+            r.done,
+        ),
     }
 
 

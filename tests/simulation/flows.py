@@ -214,7 +214,9 @@ class _Interpreter:
             expected.stops |= error.strategy in ("stop", "retry")
             return
 
-    def commit(self, number: int, program: Program, values: list[int], out: tuple[Emission, ...], is_final: bool) -> None:
+    def commit(
+        self, number: int, program: Program, values: list[int], out: tuple[Emission, ...], is_final: bool
+    ) -> None:
         expected, rid = self.expected, self.topology.routines[number].routine_id
         mine = tokens(program, values) if is_final else []
         amount = len(out) + len(mine)
@@ -250,7 +252,9 @@ def random_flow(rng: Random, flow_id: str) -> Flow:
         topology, programs = _shape(rng, flow_id)
         for _ in range(3):
             hops = rng.randint(1, 3)
-            values = tuple(hops * HOP + max(1, size // 2) for _ in range(2)) if rng.random() < 0.25 else (hops * HOP + size,)
+            values = (
+                tuple(hops * HOP + max(1, size // 2) for _ in range(2)) if rng.random() < 0.25 else (hops * HOP + size,)
+            )
             try:
                 return Flow(topology, programs, values, expect(topology, programs, values))
             except OverflowError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Callable, Literal, Protocol, Sequence
+from typing import Literal, Protocol
 
 from routilux_mp._core.batch import Batch
 from routilux_mp._core.job import Job

@@ -29,7 +29,7 @@ from tests.support.turns import Actor, Stage
 _COMMIT_FILE = re.compile(r"c\d{8}")
 #: Virtual seconds that one file-system call takes.
 _CALL_S = 0.02
-_CALLS_MAX = 2_000
+_CALLS_MAX = 3_000
 
 
 class Placed(NamedTuple):
@@ -55,10 +55,16 @@ class World:
         self.fault_share = draw([0.0, 0.0, 0.003, 0.015])
         self.crash_share = draw([0.0, 0.002, 0.006])
         self.sleep_share = draw([0.0, 0.003, 0.01])
-        #: The worst moment to be paused: everything is decided, and nothing done yet.
+        self.sleep_calls_max = draw([200, 1_000, 3_000])
         self.sleep_before_put_share = draw([0.0, 0.05, 0.2])
+        #: How long standbys leave an owner alone. Only owners that are left alone come to collecting.
+        self.patience = draw([0.0, 0.4, 0.8])
         self.switch_share = draw([0.03, 0.1, 0.4])
         self.roll_share = draw([0.1, 0.3, 0.6])
+        if draw([True, False, False]):
+            # Left alone, owners get as far as collecting; then whoever slept before a SEAL wakes up.
+            self.fault_share = self.crash_share = self.sleep_share = 0.0
+            self.tasks, self.roll_share, self.patience, self.sleep_before_put_share = 24, 0.3, 0.6, 0.1
         self.races_to_create = draw([True, False])
         self.now = 0.0
         self.calls = 0
@@ -78,7 +84,7 @@ class World:
 
     # -- the machine under the processes ----------------------------------------------------------------
 
-    def turn(self, process: Incarnation, *, is_put: bool = False) -> None:
+    def turn(self, process: Incarnation) -> None:
         """A file-system call begins."""
         self.now += _CALL_S
         self.calls += 1
@@ -88,18 +94,29 @@ class World:
             if self.crash_share and self.random.random() < self.crash_share:
                 process.is_alive = False
                 self.crashes += 1
-            elif self.random.random() < (self.sleep_before_put_share if is_put else self.sleep_share):
+            elif self.random.random() < self.sleep_share:
                 self.doze()
             elif self.random.random() < self.switch_share:
                 self.stage.switch(self._next())
         if self.is_over or not process.is_alive:
             raise Crashed
 
-    def doze(self) -> None:
+    def before_link(self, process: Incarnation, name: str, raw: bytes) -> None:
+        """Everything is decided, and nothing done yet: the worst moment to be paused."""
+        if process.is_alive and not self.is_over and _COMMIT_FILE.fullmatch(name):
+            if self.random.random() < self.sleep_before_put_share:
+                # A standby that wakes up with its SEAL after everything else is over, or after a while.
+                kind = frames.unpack_header(raw, name).kind
+                self.doze(until_all_sleep=kind == SEAL and self.random.random() < 0.5)
+
+    def doze(self, *, until_all_sleep: bool = False) -> None:
         """The current thread sleeps: a paused host, a hung mount."""
         assert self.stage.current is not None
-        self._asleep_until[self.stage.current] = self.calls + self.random.randrange(20, 900)
+        calls = _CALLS_MAX if until_all_sleep else self.random.randrange(20, self.sleep_calls_max)
+        self._asleep_until[self.stage.current] = self.calls + calls
         self.stage.switch(self._next())
+        if self.is_over:
+            raise Crashed
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -189,6 +206,8 @@ class Incarnation:
 
     def _acquire(self) -> tuple[Tenure, list[int]] | None:
         world, store = self.world, self._store
+        while world.random.random() < world.patience:
+            world.doze()
         if JOB not in store.jobs():
             return store.create(JOB, b'{"flow": 1}'), []
         log = store.read(JOB)

@@ -5,7 +5,8 @@ Each mutant breaks one rule of the core or the loop; some seed of the first few 
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -127,7 +128,9 @@ def never_charge_a_crash(patch: pytest.MonkeyPatch) -> None:
 
 
 def charge_the_first_instead_of_the_running_one(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(decide_module, "_seq_at", lambda d, offset: decide_module._next_seq(d) if d.items or d.special >= 0 else None)
+    patch.setattr(
+        decide_module, "_seq_at", lambda d, offset: decide_module._next_seq(d) if d.items or d.special >= 0 else None
+    )
 
 
 def owe_nothing_after_recovery(patch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,9 @@ class SimWorker:
             if value is None:
                 cache.pop((scope, key), None)
             else:
-                cache[(scope, key)] = ListValue(value.base, list(value.items)) if isinstance(value, ListValue) else value
+                cache[(scope, key)] = (
+                    ListValue(value.base, list(value.items)) if isinstance(value, ListValue) else value
+                )
         self.current = Current(given, cache)
         self.advance(self.current)
 
@@ -236,7 +238,15 @@ class SimWorker:
 
     def report(self, c: Current, *, is_last: bool = False, failure: Failure | None = None) -> None:
         completion = Completion(
-            c.work.dispatch, c.done, tuple(self.batches(c.emits)), tuple(c.ops), c.reads, c.cursor, failure, is_last, c.busy_ns
+            c.work.dispatch,
+            c.done,
+            tuple(self.batches(c.emits)),
+            tuple(c.ops),
+            c.reads,
+            c.cursor,
+            failure,
+            is_last,
+            c.busy_ns,
         )
         if c.cursor is not None:
             c.unanswered += 1

@@ -9,24 +9,28 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Callable
 
 from routilux_mp._core.batch import Batch
 from routilux_mp._core.job import Job
 from routilux_mp._core.stimuli import (
-    Annotate, Ask, Cancel, Close, Pause, Post, Resume, Retry, Skip, StateOp, Stimulus, Submit,
+    Close,
+    Post,
+    Resume,
+    Stimulus,
+    Submit,
 )  # fmt: skip
 from routilux_mp._core.topology import RoutineSpec
 from routilux_mp._supervisor import loop as loop_module
 from routilux_mp._supervisor.live import LiveJob
 from routilux_mp._supervisor.loop import Loop
-from routilux_mp.backends.base import Died, Event, JobInfo, Report
+from routilux_mp.backends.base import Event, JobInfo, Report
 from routilux_mp.settings import Settings
 
 from .audit import Audit, Broken, durable_part, must
 from .flows import Flow, Program, encode, random_flow
 from .storage import Disk, SimCommitter, SimTenure, SupervisorGone
-from .workers import SimBackend, SimWorker
+from .troubles import draw_troubles, unblock
+from .workers import SimBackend
 
 POLLS_MAX = 20_000
 IDLE_POLLS_MAX = 300
@@ -83,11 +87,11 @@ class World:
             for n, flow in enumerate(flow for flow in flows for _ in range(jobs))
         }
         self.settings = Settings(
-            verify=True, max_crashes=3, grace_s=0.05, slot_queue_max=8, queue_memory_bytes_max=rng.choice((0, 64, 1 << 20)),
+            verify=True, max_crashes=3, grace_s=0.05, queue_memory_bytes_max=rng.choice((0, 64, 1 << 20)),
             ordered_window_max=rng.choice((1, 3, 1000)), worker_idle_s=rng.choice((0.02, 30.0)),
         )  # fmt: skip
         self.workers_max = rng.choice((1, 2, 3, 4, 8))
-        self.troubles = _troubles(rng, self)
+        self.troubles = draw_troubles(rng)
         self.requests = 0
 
     # -- looking things up --------------------------------------------------------------------
@@ -125,7 +129,12 @@ class World:
 
     def has_ended(self, job_id: str) -> bool:
         shadow = self.audit.shadows.get(job_id)
-        return shadow is not None and shadow.job.is_terminal and self.plans[job_id].is_begun and job_id not in self.loop.jobs
+        return (
+            shadow is not None
+            and shadow.job.is_terminal
+            and self.plans[job_id].is_begun
+            and job_id not in self.loop.jobs
+        )
 
     def boot(self) -> None:
         self.disk.puts_left = None
@@ -135,7 +144,8 @@ class World:
             self.settings, self.backend, self.committer, self.clock,
             introduce=lambda live, slot: self.backend.send(slot.worker, JobInfo(live.job.job_id, "", "", {})),
             read_batch=self.read_batch,
-            on_print=lambda stream, text: None, documents=lambda live: lambda: (None, b""), workers_max=self.workers_max,
+            on_print=lambda stream, text: None, documents=lambda live: lambda: (None, b""),
+            workers_max=self.workers_max,
         )  # fmt: skip
         for plan in self.plans.values():
             shadow = self.audit.shadows.get(plan.job_id)
@@ -189,12 +199,12 @@ class World:
         self.compare_live()
         for _, task in self.committer.pending:
             self.disk.puts_left = self.rng.randint(0, 3)
-            _unblock(self)
+            unblock(self)
             try:
                 task()
-            except (SupervisorGone, Exception):  # noqa: BLE001 - whatever it is told, nobody hears it
+            except (SupervisorGone, Exception):
                 pass
-        _unblock(self)
+        unblock(self)
         self.forget()
 
     def hand_over(self) -> None:
@@ -314,149 +324,22 @@ class World:
         lines = []
         for job_id, live in self.loop.jobs.items():
             job = live.job
-            lines.append(f"{job_id} {job.status} closing={job.closing} blocked={live.blocked} in_flight={live.in_flight}")
+            lines.append(
+                f"{job_id} {job.status} closing={job.closing} blocked={live.blocked} in_flight={live.in_flight}"
+            )
             for spec, r in zip(job.topology.routines, job.routines, strict=True):
                 lines.append(
                     f"  {spec.routine_id} w={spec.workers} {spec.policy.kind} queued={r.queued}/{spec.queue_max} "
                     f"ready={list(r.ready)[:3]} special={r.special} dispatches="
-                    f"{[(d.dispatch, d.worker, d.is_held, list(d.items)[:2], d.special) for d in r.dispatches.values()]}"
+                    f"{[(d.dispatch, d.worker, d.is_held, list(d.items)[:2]) for d in r.dispatches.values()]}"
                 )
         for w in self.loop.placement.workers.values():
             sim = self.backend.workers[w.worker]
             lines.append(
-                f"  worker {w.worker} {w.code_id}/{w.routine} load={w.load} yielding={w.is_yielding} leaving={w.is_leaving} "
-                f"drop={sim.drop_until} current={sim.current and sim.current.work.dispatch} hang={sim.is_hanging}"
+                f"  worker {w.worker} {w.code_id}/{w.routine} load={w.load} yielding={w.is_yielding} "
+                f"leaving={w.is_leaving} drop={sim.drop_until} current={sim.current and sim.current.work.dispatch} hang={sim.is_hanging}"
             )
         return "\n".join(lines)
-
-
-# -- trouble ------------------------------------------------------------------------------------
-
-
-class Trouble:
-    """Something that strikes now and then, a few times at most."""
-
-    def __init__(self, name: str, chance: float, times: int, do: Callable[[World], Any]) -> None:
-        self.name, self.chance, self.times, self._do = name, chance, times, do
-
-    def strike(self, world: World) -> None:
-        if self.times > 0:
-            self.times -= 1
-            world.summary.seen[self.name] += 1
-            if self._do(world) is False:
-                self.times += 1
-                world.summary.seen[self.name] -= 1
-
-
-def _troubles(rng: Random, world: World) -> list[Trouble]:
-    kinds: list[tuple[str, int, Callable[[World], Any], float]] = [
-        ("worker killed", 2, _kill_worker, 0.4),
-        ("worker lost", 4, _lose_worker, 0.3),
-        ("supervisor crash", 3, _crash, 0.4),
-        ("disk full", 3, _block, 0.2),
-        ("outcome unknown", 2, _unknown, 0.15),
-        ("pause asked", 3, lambda w: _tell_one(w, Pause("seed")), 0.25),
-        ("cancel asked", 1, _cancel, 0.06),
-        ("retry asked", 3, lambda w: _ask(w, Retry()), 0.15),
-        ("skip asked", 1, lambda w: _ask(w, Skip()), 0.06),
-        ("asked again", 2, lambda w: _ask(w, None), 0.1),
-        ("annotated", 4, _annotate, 0.2),
-        ("drained", 1, _drain, 0.15),
-    ]
-    chosen = []
-    for name, times, do, odds in kinds:
-        chance, draw = rng.choice((0.002, 0.01, 0.04)), rng.random()
-        if draw < odds:
-            chosen.append(Trouble(name, chance, times, do))
-    return chosen
-
-
-def _living(world: World) -> list[SimWorker]:
-    return [w for w in world.backend.workers.values() if w.is_alive]
-
-
-def _kill_worker(world: World) -> bool:
-    """Somebody kills a worker; charged, so never often enough to make a dead letter of the innocent."""
-    busy = [w for w in _living(world) if w.current is not None or not w.is_started]
-    if not busy:
-        return False
-    world.rng.choice(busy).die(is_blameless=False, detail="killed")
-    return True
-
-
-def _lose_worker(world: World) -> bool:
-    living = _living(world)
-    if not living:
-        return False
-    world.rng.choice(living).die(is_blameless=True, detail="its nursery died")
-    return True
-
-
-def _crash(world: World) -> None:
-    raise SupervisorGone
-
-
-def _block(world: World) -> None:
-    world.disk.room = world.rng.randint(0, 2)
-    world.troubles.append(Trouble("disk has room", 0.05, 1, _unblock))
-
-
-def _unblock(world: World) -> None:
-    world.disk.room, world.disk.is_blocked = None, False
-
-
-def _unknown(world: World) -> None:
-    world.disk.unknown_next = 1
-
-
-def _tell_one(world: World, stimulus: Stimulus) -> bool:
-    if not world.loop.jobs or world.loop.commands:
-        return False
-    world.tell(world.rng.choice(sorted(world.loop.jobs)), stimulus)
-    return True
-
-
-def _cancel(world: World) -> bool:
-    if not world.loop.jobs or world.loop.commands:
-        return False
-    job_id = world.rng.choice(sorted(world.loop.jobs))
-    world.cancelled.add(job_id)
-    world.tell(job_id, Cancel("seed"))
-    return True
-
-
-def _ask(world: World, wish: Retry | Skip | None) -> bool:
-    """A request from another process; without a wish: one that was made before, and must do nothing now."""
-    if not world.loop.jobs or world.loop.commands:
-        return False
-    job_id = world.rng.choice(sorted(world.loop.jobs))
-    job = world.loop.jobs[job_id].job
-    if wish is None:
-        if not job.answered:
-            return False
-        world.tell(job_id, Ask(min(job.answered), Cancel("it was answered before")))
-        return True
-    if not (job.dead_letters or any(s.due_ns for r in job.routines for s in r.special.values())):
-        return False
-    world.requests += 1
-    world.tell(job_id, Ask(f"{world.requests:06}", wish))
-    return True
-
-
-def _annotate(world: World) -> bool:
-    running = [job_id for job_id, live in world.loop.jobs.items() if live.job.status == "running"]
-    if not running or world.loop.commands:
-        return False
-    job_id = world.rng.choice(running)
-    world.tell(job_id, Annotate((StateOp("increment", "", world.rng.choice("ab"), world.rng.randint(1, 9)),)))
-    return True
-
-
-def _drain(world: World) -> bool:
-    if world.loop.is_draining or not world.loop.jobs:
-        return False
-    world.loop.commands.append(world.loop.drain)
-    return True
 
 
 def simulate(seed: int) -> Summary:

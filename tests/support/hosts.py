@@ -44,8 +44,11 @@ class World(Protocol):
     stale_answers: int
     faults: int
 
-    def turn(self, process: Any, *, is_put: bool) -> None:
+    def turn(self, process: Any) -> None:
         """A file system call of `process` begins; others may run first. Raises Crashed when it is dead."""
+
+    def before_link(self, process: Any, name: str, raw: bytes) -> None:
+        """A file is about to get its name."""
 
     def placed(self, name: str, raw: bytes) -> None:
         """A file got its name."""
@@ -174,7 +177,7 @@ class HostFiles:
     def _begin(self, operation: str) -> None:
         """Others may run first; then the operation may fail without having done anything."""
         world = self._world
-        world.turn(self._process, is_put=operation in ("link", "link_unnamed"))
+        world.turn(self._process)
         if world.fault_share and operation in _BEFORE and world.random.random() < world.fault_share:
             world.faults += 1
             raise _error(world.random.choice(_BEFORE[operation]))
@@ -195,11 +198,13 @@ class HostFiles:
 
     def _give_name(self, node: Node, target: str, at: int, operation: Callable[[], None]) -> None:
         world = self._world
+        assert isinstance(node, File)
+        raw = bytes(node.data)
+        world.before_link(self._process, target, raw)
 
         def give() -> None:
             operation()
-            assert isinstance(node, File)
-            world.placed(target, bytes(node.data))
+            world.placed(target, raw)
 
         self._change(at, target, give)
         if world.fault_share and world.random.random() < world.fault_share:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from routilux_mp._core.batch import Batch
 from routilux_mp._core.effects import Effect, Revoke, Work
@@ -11,7 +12,15 @@ from routilux_mp._core.job import Job
 from routilux_mp._core.records import Durable
 from routilux_mp._core.step import replay, step
 from routilux_mp._core.stimuli import (
-    Capacity, Completion, Emit, Failure, HandedBack, Stands, StateOp, Stimulus, Submit,
+    Capacity,
+    Completion,
+    Emit,
+    Failure,
+    HandedBack,
+    Stands,
+    StateOp,
+    Stimulus,
+    Submit,
 )  # fmt: skip
 from routilux_mp._core.topology import ConnectionSpec, ErrorSpec, PolicySpec, RoutineSpec, Topology
 

@@ -143,7 +143,9 @@ def test_ordered_emissions_wait_for_those_before_them() -> None:
     bench.report(second, 0, emits={0: 2}, cursor=b"2", is_last=False)
     assert bench.job.routines[1].queued == [0]
     bench.report(first, 0, failure=ERROR)
-    assert bench.job.routines[1].queued == [2], "a skipped one frees the place; a generator's cursor commits are released"
+    assert bench.job.routines[1].queued == [2], (
+        "a skipped one frees the place; a generator's cursor commits are released"
+    )
     bench.report(second, emits={0: 1})
     assert bench.job.routines[1].queued == [6]
     assert [run.batch.count for run in bench.job.routines[1].ready] == [2, 1, 3]

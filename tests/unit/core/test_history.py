@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from routilux_mp._core.batch import Batch
 from routilux_mp._core.history import HistoryFold
 from routilux_mp._core.stimuli import Post
-from routilux_mp._core.batch import Batch
 from routilux_mp._core.topology import ErrorSpec
 from tests.unit.core.core_bench import ERROR, OnBench, retry, routine
 
@@ -36,11 +36,19 @@ def test_source_processor_result_make_four() -> None:
 
 
 def test_failed_attempts_are_told() -> None:
-    bench = OnBench(routine("a", error=retry(1, 0.0)), routine("b", error=ErrorSpec("continue")), edges=[(0, 0, 1, 0)]).submit()
+    bench = OnBench(
+        routine("a", error=retry(1, 0.0)), routine("b", error=ErrorSpec("continue")), edges=[(0, 0, 1, 0)]
+    ).submit()
     bench.report(bench.must_give(0), 0, failure=ERROR)
     bench.run(0, emits={0: 1})
     bench.report(bench.must_give(1), 0, failure=ERROR)
-    assert _entries(bench) == [("a", "start"), ("a", "error"), ("a", "e0"), ("a", "completed"), ("b", "error_continued")]
+    assert _entries(bench) == [
+        ("a", "start"),
+        ("a", "error"),
+        ("a", "e0"),
+        ("a", "completed"),
+        ("b", "error_continued"),
+    ]
 
 
 def test_an_entry_that_only_commits_a_cursor_is_not_completed_yet() -> None:

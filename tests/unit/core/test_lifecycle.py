@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from routilux_mp._core.batch import Batch
 from routilux_mp._core.effects import Ended, Kill
 from routilux_mp._core.job import Job
 from routilux_mp._core.lifecycle import JOB, JOB_MOVES
 from routilux_mp._core.records import DURABLE
 from routilux_mp._core.step import replay, step
 from routilux_mp._core.stimuli import Annotate, Cancel, Close, Fail, Pause, Post, Resume, Stimulus, Tick
-from routilux_mp._core.batch import Batch
 from routilux_mp._core.topology import ErrorSpec
 from tests.unit.core.core_bench import ERROR, SECOND, OnBench, add, retry, routine
 
@@ -166,7 +166,7 @@ def test_the_table_says_what_the_rules_do() -> None:
 
 
 def test_the_table_knows_every_record() -> None:
-    assert DURABLE == frozenset().union(*JOB.values())
+    assert frozenset().union(*JOB.values()) == DURABLE
     assert set(JOB) == {"pending", "running", "paused", "completed", "failed", "cancelled"}
 
 

@@ -12,7 +12,9 @@ def _fed(policy: PolicySpec, slots: int = 1, **fields: object) -> OnBench:
     """A source that feeds every slot of one routine with this policy."""
     edges = [(0, slot, 1, slot) for slot in range(slots)]
     return OnBench(
-        routine("a", events=slots), routine("b", slots=slots, policy=policy, **fields), edges=edges  # type: ignore[arg-type]
+        routine("a", events=slots),
+        routine("b", slots=slots, policy=policy, **fields),
+        edges=edges,  # type: ignore[arg-type]
     ).submit(2)
 
 

@@ -95,7 +95,10 @@ def test_a_full_slot_holds_its_feeders() -> None:
 
 def test_a_full_cycle_lifts_the_bound_for_one() -> None:
     bench = OnBench(
-        routine("a"), routine("b", queue_max=1), routine("c", queue_max=1), edges=[(0, 0, 1, 0), (1, 0, 2, 0), (2, 0, 1, 0)]
+        routine("a"),
+        routine("b", queue_max=1),
+        routine("c", queue_max=1),
+        edges=[(0, 0, 1, 0), (1, 0, 2, 0), (2, 0, 1, 0)],
     ).submit(1)
     bench.run(0, emits={0: 3})
     bench.run(1, count=1, emits={0: 2})

@@ -23,8 +23,8 @@ TOPOLOGY = OnBench(
     edges=[(0, 1, 1, 0)],
 ).topology.to_plain()
 OPS = (
-    set_to("x", b"\x00\xff"), add("n", 2, "a"), add("f", 0.5), StateOp("delete", "a", "y"), StateOp("append", "", "l", b"i"),
-    StateOp("log", "", "", b"entry"), StateOp("output", "", "", ("/tmp/x", "/data/x")),
+    set_to("x", b"\x00\xff"), add("n", 2, "a"), add("f", 0.5), StateOp("delete", "a", "y"),
+    StateOp("append", "", "l", b"i"), StateOp("log", "", "", b"entry"), StateOp("output", "", "", ("/tmp/x", "/data/x")),
 )  # fmt: skip
 RECORDS: list[rec.Durable] = [
     rec.Submitted(1, "f", TOPOLOGY, 0, 1, Batch(2, b"ab"), b"meta", (b"code",), OPS),
@@ -85,7 +85,18 @@ def test_a_kind_of_record_from_the_future_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\xc1", pack(7), pack({}), pack(()), pack((2,)), pack((2, 1, 2)), pack((5, 1, 0, 0, 7)), pack(([], 1)), pack((1, 2, 3))],
+    [
+        b"",
+        b"\xc1",
+        pack(7),
+        pack({}),
+        pack(()),
+        pack((2,)),
+        pack((2, 1, 2)),
+        pack((5, 1, 0, 0, 7)),
+        pack(([], 1)),
+        pack((1, 2, 3)),
+    ],
 )
 def test_what_is_no_record_is_damage(data: bytes) -> None:
     with pytest.raises((CheckpointDamaged, CheckpointFormat)):
