@@ -1,4 +1,4 @@
-"""Where a job starts, and whether it has."""
+"""Where a job starts, and the moment that is given to it before its caller goes on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,15 @@ def entry_of(topology: Topology) -> tuple[str | None, str | None]:
     return None, None
 
 
-def has_begun(view: JobView) -> bool:
+def settle(state: JobState, settle_s: float) -> None:
+    """Wait for the entry to be dispatched, then ``settle_s`` at most for the job to end."""
+    live = state._live
+    if live is not None and settle_s > 0:
+        live.handle.wait(_has_begun, None)
+        live.handle.wait(lambda view: view.is_terminal, settle_s)
+
+
+def _has_begun(view: JobView) -> bool:
     """Whether the entry was dispatched (or nothing will be, for now)."""
     if view.is_terminal or view.status == "paused" or view.running or view.activations or view.blocked is not None:
         return True

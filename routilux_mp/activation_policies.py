@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ._core.topology import PolicySpec
-from .errors import DefinitionError
+from .errors import DefinitionError, PolicyAnswerInvalid
 
 __all__ = [
     "ActivationPolicy",
@@ -101,8 +101,10 @@ class CustomPolicy:
         answer = self.function(slots, job_state, **more)
         if self.is_check:
             return (True, _take_all(slots), {"reason": "custom_policy_met"}) if answer else _DECLINED
+        if not isinstance(answer, tuple) or len(answer) != 3:
+            raise PolicyAnswerInvalid(f"{self!r} must return (should_activate, data_slice, message), got {answer!r:.200}")
         should_activate, data_slice, message = answer
-        return bool(should_activate), dict(data_slice or {}), message
+        return bool(should_activate), data_slice or {}, message
 
     def __repr__(self) -> str:
         return f"custom_policy({getattr(self.function, '__qualname__', self.function)!s})"

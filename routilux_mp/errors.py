@@ -72,6 +72,10 @@ class EmissionNotSerializable(ActivationError, TypeError):
     """A value that was emitted or stored cannot be serialised."""
 
 
+class PolicyAnswerInvalid(ActivationError, ValueError):
+    """An activation policy gave an answer that cannot be followed."""
+
+
 class BareYield(ActivationError):
     """A generator handler must yield a cursor: a bare yield looks like a first run on resume."""
 

@@ -182,7 +182,7 @@ class Flow(Serializable):
             ValueError: no such routine, or the flow cannot run.
         """
         self._routine(entry_routine_id, "Entry routine")
-        job_state = current_runtime().execute(
+        return current_runtime().execute(
             self,
             entry_routine_id,
             entry_params or {},
@@ -190,8 +190,6 @@ class Flow(Serializable):
             timeout_s=self.execution_timeout if timeout is None else timeout,
             settle_s=settle_s,
         )
-        self._follow(job_state)
-        return job_state
 
     def pause(
         self,

@@ -17,7 +17,7 @@ from ._compile import compile_flow
 from ._current_runtime import activate, close_default, configure, current_runtime, deactivate, remember
 from ._documents import Document
 from ._live import LiveJob, describe
-from ._starting import TRIGGER, entry_of, has_begun, refused
+from ._starting import TRIGGER, entry_of, refused, settle
 from ._state_values import CHECKPOINT_KEY, Values
 from ._transfer import entry_params_of, import_job, state_ops
 from ._waiting import wait_for_curtains
@@ -111,7 +111,9 @@ class Runtime:
                     raise DefinitionError(
                         f"job '{job_state.job_id}' is {job_state.status}: it goes on with what it was given"
                     )
-                return self.resume(flow, job_state)
+                resumed = self.resume(flow, job_state)
+                flow._follow(resumed)
+                return resumed
         compiled = compile_flow(flow, self.settings, "concurrent")
         before = job_state if job_state is not None and job_state.status.is_terminal else None
         if before is not None and entry_params is None:
@@ -122,8 +124,9 @@ class Runtime:
             entry_params = {}
         state = job_state if job_state is not None and before is None else JobState(flow.flow_id)
         self._submit(compiled, state, entry, slot, entry_params, flow.execution_timeout, before)
+        flow._follow(state)
         if is_settling:
-            self._settle(state, settle_s)
+            settle(state, self.settings.settle_s if settle_s is None else settle_s)
         return state
 
     def execute(
@@ -141,9 +144,11 @@ class Runtime:
         compiled = compile_flow(flow, self.settings, strategy)
         state = JobState(flow.flow_id)
         if flow.routines[entry_routine_id].get_slot(TRIGGER) is None:
+            flow._follow(state)
             return refused(state, entry_routine_id, f"Entry routine '{entry_routine_id}' must have a 'trigger' slot")
         self._submit(compiled, state, entry_routine_id, TRIGGER, entry_params, timeout_s, None)
-        self._settle(state, settle_s)
+        flow._follow(state)
+        settle(state, self.settings.settle_s if settle_s is None else settle_s)
         return state
 
     def post(self, flow: str | Flow, routine: str, slot: str, data: Any, job_id: str | None = None) -> JobState:
@@ -357,15 +362,6 @@ class Runtime:
         self._take(state, handle)
         if before is not None:
             state._live_or_fail().before = list(before.execution_history)
-
-    def _settle(self, state: JobState, settle_s: float | None) -> None:
-        """Wait for the entry to be dispatched, then a moment for the job to end."""
-        settle_s = self.settings.settle_s if settle_s is None else settle_s
-        handle = state._live_or_fail().handle
-        if settle_s <= 0:
-            return
-        handle.wait(has_begun, None)
-        handle.wait(lambda view: view.is_terminal, settle_s)
 
     def _import(self, compiled: CompiledFlow, state: JobState) -> JobState:
         """Begin a job that only a document tells of: its state, and what it had still to do."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from . import requests
+from . import asking, requests
 from .effects import Changed, Effect, GoOn, Kill, Revoke
 from .effects import Ended as EndedEffect
 from .job import Dispatch, Job
 from .policy import quiescent_take, takes_after
 from .records import (
+    Adopted,
     Annotated,
     Closed,
     Completed,
@@ -24,6 +25,7 @@ from .records import (
     PauseAsked,
     Paused,
     Posted,
+    Quiet,
     Record,
     Resumed,
     Returned,
@@ -35,6 +37,8 @@ from .records import (
 from .retry import action_for
 from .select import dispatch, is_backed_up, must_lift
 from .stimuli import (
+    STATE_OPS,
+    Adopt,
     Annotate,
     Ask,
     Cancel,
@@ -42,6 +46,7 @@ from .stimuli import (
     Close,
     Completion,
     Drain,
+    Emit,
     Fail,
     Failure,
     HandedBack,
@@ -73,9 +78,12 @@ def _completion(job: Job, s: Completion, now: int) -> Step:
     d = job.dispatches.get(s.dispatch)
     if d is None:
         return  # handed back earlier: this report counts nothing
+    if d.question is not None:
+        yield from _answer(job, d, s, now)
+        return
     if (s.reads or job.holds) and _conflicts(job, d, s):
         seq = _next_seq(d)
-        keys = tuple(dict.fromkeys((*s.reads, *((op.scope, op.key) for op in s.ops if op.op != "log"))))
+        keys = tuple(dict.fromkeys((*s.reads, *((op.scope, op.key) for op in s.ops if op.op in STATE_OPS))))
         yield Conflicted(d.routine, seq, keys)
         yield from _hand_back(job, d.worker)
         yield from _after(job, now)
@@ -85,6 +93,7 @@ def _completion(job: Job, s: Completion, now: int) -> Step:
         partial = follower if s.cursor is not None else -1
         yield Completed(now, d.routine, ranges, s.emits, s.ops, partial, s.cursor)
         yield Changed()
+        yield from _wishes(job, s, now)
     if s.failure is not None:
         yield from _failure(job, d, _next_seq(d), s.failure, now)
         yield from _hand_back(job, d.worker)
@@ -98,6 +107,28 @@ def _completion(job: Job, s: Completion, now: int) -> Step:
                 yield Revoke(d.worker, s.dispatch)  # nobody else runs while it waits: it goes on later
         else:
             yield GoOn(d.worker, s.dispatch)
+    yield from _after(job, now)
+
+
+def _wishes(job: Job, s: Completion, now: int) -> Step:
+    """What handlers of these activations asked for: it holds with their commit."""
+    for op, _, reason, value in s.ops:
+        if op == "pause":
+            yield from _pause(job, Pause(reason, value if isinstance(value, bytes) else b""), now)
+        elif op == "cancel":
+            yield from _cancel(job, Cancel(reason), now)
+
+
+def _answer(job: Job, d: Dispatch, s: Completion, now: int) -> Step:
+    """A custom policy was asked."""
+    if s.failure is None:
+        yield from asking.answered(job, d, s, now)
+        yield Returned(s.dispatch)
+    else:
+        yield from asking.failed(job, d, s.failure, now)
+        if job.closing:
+            yield from _revoke_all(job)
+        yield from _hand_back(job, d.worker)
     yield from _after(job, now)
 
 
@@ -135,7 +166,7 @@ def _conflicts(job: Job, d: Dispatch, s: Completion) -> bool:
             return True
     if job.holds:
         for op in s.ops:
-            if job.holds.get((op.scope, op.key), s.dispatch) != s.dispatch:
+            if op.op in STATE_OPS and job.holds.get((op.scope, op.key), s.dispatch) != s.dispatch:
                 return True
     return False
 
@@ -172,7 +203,11 @@ def _worker_lost(job: Job, s: WorkerLost, now: int) -> Step:
     if d is not None and d.worker == s.worker and s.failure is not None and s.index >= d.reported:
         # What it finished and could not report any more is not known to us: it runs again, uncharged.
         seq = _seq_at(d, s.index - d.reported)
-        if seq is not None:
+        if d.question is not None:
+            yield from asking.failed(job, d, s.failure, now)
+            if job.closing:
+                yield from _revoke_all(job)
+        elif seq is not None:
             yield from _failure(job, d, seq, s.failure, now)
     yield Seen(s.worker, -1)
     for number in [n for n, d in job.dispatches.items() if d.worker == s.worker]:
@@ -199,6 +234,14 @@ def _submit(job: Job, s: Submit, now: int) -> Step:
     yield Submitted(now, s.flow_id, s.topology, s.entry, s.slot, s.batch, s.metadata, s.code, s.ops)
     yield Changed()
     yield from _after(job, now)
+
+
+def _adopt(job: Job, s: Adopt, now: int) -> Step:
+    yield Adopted(now, s.flow_id, s.snapshot, s.past, s.code)
+    if s.ops:
+        yield Annotated(now, s.ops)
+    yield Changed()
+    yield from _resume(job, Resume(), now)
 
 
 def _stands(job: Job, s: Stands, now: int) -> Step:
@@ -229,8 +272,9 @@ def _pause(job: Job, s: Pause, now: int) -> Step:
 
 
 def _resume(job: Job, s: Resume, now: int) -> Step:
-    if (job.status == "paused" and not _is_ending(job)) or (job.closing and job.closing[0] == "paused"):
-        yield Resumed(now)
+    is_waiting = bool(job.deferred) and job.status == "running"  # for just this
+    if (job.closing and job.closing[0] == "paused") or ((job.status == "paused" or is_waiting) and not job.closing):
+        yield Resumed(now, tuple((d.routine, Emit(d.event, d.batch)) for d in job.deferred))
         yield Changed()
     if not job.is_terminal:
         yield from _after(job, now)  # also what the previous owner still owed: an end, a policy's answer
@@ -328,10 +372,14 @@ def _after(job: Job, now: int) -> Step:
             yield Held(number, False)
             yield GoOn(d.worker, number)
     while not job.dispatches and all(r.is_idle for r in job.routines):
+        if asking.is_waiting(job):
+            return
         record = quiescent_take(job, now)
         if record is not None:
             yield record
-        elif job.is_open or now < job.ends_after_ns:
+            if type(record) is Quiet:
+                return  # the answer comes from a worker
+        elif job.is_open or job.deferred or now < job.ends_after_ns:
             return
         else:
             yield Ended(now, "completed")
@@ -341,7 +389,7 @@ def _after(job: Job, now: int) -> Step:
 
 
 _DECIDE: dict[type, Callable[..., Step]] = {
-    Completion: _completion, WorkerLost: _worker_lost, HandedBack: _handed_back, Submit: _submit, Stands: _stands,
+    Completion: _completion, WorkerLost: _worker_lost, HandedBack: _handed_back, Submit: _submit, Adopt: _adopt, Stands: _stands,
     Tick: _tick, Drain: _drain, Pause: _pause, Resume: _resume, Cancel: _cancel, Fail: _fail, Post: _post,
     Annotate: _annotate, Close: _close, Capacity: _capacity, Retry: _retry, Skip: _skip, Yield: _yield, Ask: _ask,
 }  # fmt: skip

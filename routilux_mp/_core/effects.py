@@ -36,6 +36,9 @@ class Work(NamedTuple):
     #: Changes of state that this worker has not seen: (scope, key, value or None); see ``is_reset``.
     state: tuple[tuple[str, str, object], ...] = ()
     is_reset: bool = False  # forget all state of the job first
+    #: The parts are not taken yet: ask the routine's policy (asked about everything below this arrival
+    #: number before; whether nothing more will come by itself). ``seqs`` are then arrival numbers.
+    question: tuple[int, bool] | None = None
 
 
 class GoOn(NamedTuple):
@@ -67,3 +70,4 @@ class Ended(NamedTuple):
 
 
 Effect = Work | GoOn | Revoke | Kill | Changed | Ended
+KINDS = frozenset({Work, GoOn, Revoke, Kill, Changed, Ended})

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .batch import Batch
-from .records import Completed, Failed, Record, Submitted
+from .records import Adopted, Completed, Failed, Record, Resumed, Submitted
 from .topology import Topology
 
 
@@ -42,6 +42,15 @@ class HistoryFold:
             self._entry = record.entry
             if record.batch is not None:
                 yield HistoryEntry(record.entry, "start", record.time_ns, record.batch)
+        elif isinstance(record, Adopted):
+            # What was before is no part of this log: whoever reads it finds it in the record.
+            self.topology = Topology.from_plain(record.snapshot["topology"])  # type: ignore[arg-type]
+            self._entry = record.snapshot["entry"][0]  # type: ignore[index]
+        elif isinstance(record, Resumed):
+            assert self.topology is not None
+            for routine, emit in record.deferred:
+                event = self.topology.routines[routine].events[emit.event]
+                yield HistoryEntry(routine, event, record.time_ns, emit.batch)
         elif isinstance(record, Completed):
             assert self.topology is not None
             events = self.topology.routines[record.routine].events
@@ -53,7 +62,9 @@ class HistoryFold:
             failure = record.failure
             event = "error_continued" if record.action == "continue" else "error"
             data: dict[str, object] = {"error": failure.message, "error_type": failure.type_name}
-            yield HistoryEntry(record.routine, event, record.time_ns, error={**data, "attempt": record.attempt})
+            if event == "error":
+                data["attempt"] = record.attempt
+            yield HistoryEntry(record.routine, event, record.time_ns, error=data)
 
 
 def completes_entry(entry: int, record: Completed) -> bool:

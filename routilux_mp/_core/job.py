@@ -66,6 +66,14 @@ class Special(NamedTuple):
     keys: tuple[Key, ...] = ()  # volatile: held while it runs
 
 
+class Deferred(NamedTuple):
+    """An emission that is kept back until the job is resumed."""
+
+    routine: int
+    event: int
+    batch: Batch
+
+
 class DeadLetter(NamedTuple):
     routine: int
     seq: int
@@ -78,7 +86,7 @@ class DeadLetter(NamedTuple):
 class Dispatch:
     """Volatile: activations that a worker has and has not reported."""
 
-    __slots__ = ("dispatch", "is_held", "items", "reported", "routine", "special", "version", "worker")
+    __slots__ = ("dispatch", "is_held", "items", "question", "reported", "routine", "special", "version", "worker")
 
     def __init__(
         self, dispatch: int, worker: int, routine: int, items: deque[Item], special: int, version: int
@@ -91,13 +99,15 @@ class Dispatch:
         self.special = special  # number of the special activation at its head, or -1
         self.version = version  # of the state it was given
         self.is_held = False
+        self.question: tuple[int, bool] | None = None  # nothing to run: the policy is asked
 
 
 class RoutineState:
     """Queues of one routine in one job."""
 
     __slots__ = (
-        "dispatches", "done", "failures", "has_fired", "has_run", "held_emits", "last_failed", "last_taken_ns",
+        "arrived", "ask_attempt", "ask_crashes", "ask_due_ns", "asked", "asking", "dispatches", "done", "failures", "given_up",
+        "is_asked_finally", "is_quiet", "has_fired", "has_run", "held_emits", "last_failed", "last_taken_ns",
         "next_release", "next_seq", "queued", "ready", "ready_count", "slots", "special",
     )  # fmt: skip
 
@@ -116,7 +126,18 @@ class RoutineState:
         self.last_taken_ns = 0
         self.failures = 0  # failed attempts of ``last_failed``
         self.last_failed = -1
-        self.dispatches: dict[int, Dispatch] = {}  # volatile
+        # A custom policy: emissions are numbered as they arrive, and it is asked about each in that order.
+        self.arrived = 0  # the next arrival's number
+        self.ask_attempt = 1
+        self.ask_crashes = 0
+        self.ask_due_ns = 0  # when it is asked again after it failed
+        self.given_up = 0  # it failed for good when asked about arrivals below: only newer ones make it be asked
+        # -- volatile ----------------------------------------------------------------------
+        self.asked = 0  # it has declined, or taken, what arrived below
+        self.asking = 0  # the dispatch that asks it
+        self.is_quiet = False  # it is to be asked finally
+        self.is_asked_finally = False
+        self.dispatches: dict[int, Dispatch] = {}
 
     @property
     def is_idle(self) -> bool:
@@ -150,6 +171,8 @@ class Job:
         #: scope -> key -> value; scope "" is shared_data, any other a routine id
         self.state: dict[str, dict[str, Value]] = {"": {}}
         self.log_count = 0
+        self.sent_count = 0  # outputs
+        self.deferred: list[Deferred] = []
         self.record_count = 0  # entries of the execution history
         self.results: dict[tuple[int, int], int] = {}
         self.pause_points: list[dict[str, Any]] = []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from .records import (
+    Adopted,
     Annotated,
     Answered,
     Closed,
     Completed,
+    Declined,
     Ended,
     Failed,
     PauseAsked,
@@ -22,10 +24,10 @@ from .records import (
 
 #: status of a job -> the durable records that may come next
 JOB: dict[str, frozenset[type]] = {
-    "pending": frozenset({Submitted}),
+    "pending": frozenset({Submitted, Adopted}),
     "running": frozenset(
         {Completed, Failed, Taken, Posted, Annotated, PauseAsked, Paused, StopAsked, Closed, Ended, Resumed, Answered,
-         Revived, Skipped}
+         Revived, Skipped, Declined}
     ),
     "paused": frozenset(
         {Resumed, StopAsked, Ended, Posted, Annotated, Closed, PauseAsked, Paused, Answered, Revived, Skipped}

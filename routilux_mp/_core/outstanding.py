@@ -34,6 +34,8 @@ def needed_batches(job: Job) -> Iterator[Batch]:
     """Every batch that something queued, running, waiting, held back or dead still refers to."""
     if job.entry_batch is not None:
         yield job.entry_batch
+    for deferred in job.deferred:
+        yield deferred.batch
     for letter in job.dead_letters:
         yield from _batches(letter.item)
     for routine in job.routines:

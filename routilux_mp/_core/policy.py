@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from . import asking
 from .job import Job, RoutineState
-from .records import Taken
+from .records import Quiet, Taken
 
 
 def takes_after(job: Job, now_ns: int) -> Iterator[Taken]:
@@ -15,8 +16,7 @@ def takes_after(job: Job, now_ns: int) -> Iterator[Taken]:
         routine = job.routines[number]
         if policy.kind == "batch_size":
             while _is_batch(routine, policy.count):
-                takes = (min(policy.count, _held(routine, slot)) for slot in range(len(routine.slots)))
-                yield Taken(now_ns, number, tuple(takes))
+                yield Taken(now_ns, number, (policy.count,) * len(routine.slots))
         elif policy.kind == "all_slots_ready":
             while routine.slots and all(routine.slots):
                 yield Taken(now_ns, number, (1,) * len(routine.slots))
@@ -29,17 +29,24 @@ def takes_after(job: Job, now_ns: int) -> Iterator[Taken]:
                 yield _take_all(number, routine, now_ns)
 
 
-def quiescent_take(job: Job, now_ns: int) -> Taken | None:
+def quiescent_take(job: Job, now_ns: int) -> Taken | Quiet | None:
     """Nothing runs any more: each policy is asked once more; a batch that is not full is flushed."""
+    if job.is_open:
+        return None  # more may be posted
     for number in job.topology.grouped:
         policy = job.topology.routines[number].policy
         routine = job.routines[number]
         if policy.kind in ("batch_size", "time_interval") and any(routine.slots):
             return _take_all(number, routine, now_ns)
+    question = asking.last_question(job)
+    if question is not None:
+        return question
     for number in job.topology.grouped:
-        if job.topology.routines[number].policy.kind == "upstream_done" and not job.is_open:
-            routine = job.routines[number]
-            if not routine.has_fired and any(job.routines[u].has_run for u in job.topology.upstream[number]):
+        if job.topology.routines[number].policy.kind == "upstream_done":
+            routine, upstream = job.routines[number], job.topology.upstream[number]
+            if routine.has_fired or any(d.routine in upstream for d in job.deferred):
+                continue
+            if any(job.routines[u].has_run for u in upstream):
                 return _take_all(number, routine, now_ns)
     return None
 
@@ -65,14 +72,16 @@ def _held(routine: RoutineState, slot: int) -> int:
 
 
 def _is_batch(routine: RoutineState, count: int) -> bool:
-    """Cheap for one slot with long runs: stop counting as soon as there are enough."""
+    """Every slot holds as many. Cheap for long runs: stop counting as soon as there are enough."""
     for queue in routine.slots:
         have = 0
         for run in queue:
             have += run.count
             if have >= count:
-                return True
-    return False
+                break
+        if have < count:
+            return False
+    return bool(routine.slots)
 
 
 def _is_exhausted(job: Job, number: int) -> bool:
@@ -81,4 +90,5 @@ def _is_exhausted(job: Job, number: int) -> bool:
     kind = job.topology.routines[number].policy.kind
     if kind == "upstream_done" and not routine.has_fired:
         return not any(job.routines[u].has_run for u in job.topology.upstream[number])
-    return routine.is_idle and not any(routine.slots)
+    is_deferring = any(d.routine == number for d in job.deferred)
+    return routine.is_idle and not any(routine.slots) and not is_deferring

@@ -46,6 +46,8 @@ class Failed(NamedTuple):
 
     ``action``: ``retry`` (again at ``due_ns``), ``again`` (a crash below the limit), ``continue``,
     ``skip``, ``tolerate``, ``stop``, ``dead`` (dead letter; the job goes on), ``dead_stop``.
+    A negative ``seq`` is no activation: the routine's policy failed when it was asked about the emissions
+    with arrival numbers below ``-seq``. They stay in their slots, whatever follows.
     """
 
     time_ns: int
@@ -90,7 +92,10 @@ class Paused(NamedTuple):
 
 
 class Resumed(NamedTuple):
+    """The job goes on. What had been kept back until now is emitted: (routine, emission)."""
+
     time_ns: int
+    deferred: tuple[tuple[int, Emit], ...] = ()
 
 
 class StopAsked(NamedTuple):
@@ -129,6 +134,23 @@ class Revived(NamedTuple):
     seq: int
 
 
+class Declined(NamedTuple):
+    """A policy that had failed was asked again and said no: its counts begin anew."""
+
+    time_ns: int
+    routine: int
+
+
+class Adopted(NamedTuple):
+    """The job began elsewhere; this is all of it, as a document told. The first record of its log here."""
+
+    time_ns: int
+    flow_id: str
+    snapshot: dict[str, object]
+    past: bytes = b""  # encoded: history, shared log and outputs of before
+    code: tuple[bytes, ...] = ()
+
+
 class Skipped(NamedTuple):
     """A dead letter, or an activation that waited for its retry, was given up by a person."""
 
@@ -139,7 +161,7 @@ class Skipped(NamedTuple):
 
 Durable = (
     Submitted | Completed | Failed | Taken | Posted | Annotated | PauseAsked | Paused | Resumed | StopAsked | Closed
-    | Ended | Answered | Revived | Skipped
+    | Ended | Answered | Revived | Skipped | Declined | Adopted
 )  # fmt: skip
 
 
@@ -155,6 +177,7 @@ class Dispatched(NamedTuple):
     count: int  # type: ignore[assignment]  # activations from the head of the queue; 0: the special one named by ``seq``
     seq: int = -1
     shipped: tuple[tuple[str, str], ...] = ()  # keys of state that went along
+    question: tuple[int, bool] | None = None  # not work: the policy is asked (about arrivals below, is it final)
 
 
 class Returned(NamedTuple):
@@ -168,6 +191,20 @@ class Held(NamedTuple):
 
     dispatch: int
     is_held: bool
+
+
+class Asked(NamedTuple):
+    """A custom policy has answered, or is not asked again, about everything below this arrival number."""
+
+    routine: int
+    until: int
+    is_final: bool
+
+
+class Quiet(NamedTuple):
+    """Nothing more will come by itself: the routine's policy is to be asked for the last time."""
+
+    routine: int
 
 
 class Conflicted(NamedTuple):
@@ -189,13 +226,13 @@ class Seen(NamedTuple):
     version: int
 
 
-Volatile = Dispatched | Returned | Held | Conflicted | Stood | Seen
+Volatile = Dispatched | Returned | Held | Conflicted | Stood | Seen | Asked | Quiet
 Record = Durable | Volatile
 
 #: Tag on disk of every durable record. Never reused.
 TAGS: dict[type, int] = {
     Submitted: 1, Completed: 2, Failed: 3, Taken: 4, Posted: 5, Annotated: 6,
     PauseAsked: 7, Paused: 8, Resumed: 9, StopAsked: 10, Closed: 11, Ended: 12,
-    Answered: 13, Revived: 14, Skipped: 15,
+    Answered: 13, Revived: 14, Skipped: 15, Declined: 16, Adopted: 17,
 }  # fmt: skip
 DURABLE = frozenset(TAGS)

@@ -31,7 +31,7 @@ def _refusal(job: Job, s: Ask) -> str:
     if job.is_terminal:
         return f"the job has ended ({job.status})"
     match s.wish:
-        case Resume() if job.status != "paused" and not (job.closing and job.closing[0] == "paused"):
+        case Resume() if not (job.status == "paused" or job.deferred or (job.closing and job.closing[0] == "paused")):
             return f"the job is not paused, it is {job.status}"
         case Pause() if job.closing and job.closing[0] != "paused":
             return f"the job is ending ({job.closing[0]})"

@@ -12,9 +12,11 @@ def action_for(
     """The action of the ``Failed`` record, and when the next attempt is due (ns; 0: at once).
 
     Without any handler an entry routine's failure fails the job, any other one is recorded and
-    tolerated (spec/api.md, ErrorHandler).
+    tolerated (spec/api.md, ErrorHandler). A critical routine must succeed, whatever its strategy.
     """
     error = spec.error or ErrorSpec("stop" if is_entry else "tolerate")
+    if error.is_critical and error.strategy != "retry":
+        error = ErrorSpec("stop")
     if failure.kind == "crash":
         if crashes + 1 < max_crashes:
             return "again", 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from . import asking
 from .effects import Effect, Part, Work
-from .job import Group, Item, Job, RoutineState, Special
+from .job import Group, Item, Job, Key, RoutineState, Special
 from .records import Dispatched, Record, Seen
 from .stimuli import Capacity
 
@@ -19,6 +20,9 @@ def wanted(job: Job, now_ns: int) -> list[int]:
         if (routine.ready or routine.special) and _has_work(job, number, routine, now_ns):
             if not is_backed_up(job, number):
                 ready.append(number)
+    for number in job.topology.custom:
+        if number not in ready and asking.question(job, number, now_ns):
+            ready.append(number)  # an answer emits nothing: it need not wait until there is room
     if not ready:
         lifted = must_lift(job, now_ns)
         return [] if lifted is None or not _has_work(job, lifted, job.routines[lifted], now_ns) else [lifted]
@@ -51,7 +55,7 @@ def must_lift(job: Job, now_ns: int) -> int | None:
             waiting.append(number)
         backed_up = is_backed_up(job, number)
         running = any(not d.is_held for d in routine.dispatches.values())
-        if running or (not backed_up and (routine.ready or _is_due(routine, now_ns))):
+        if running or asking.question(job, number, now_ns) or (not backed_up and (routine.ready or _is_due(routine, now_ns))):
             return None
         if backed_up and (_has_work(job, number, routine, now_ns) or routine.dispatches):
             held.append(number)
@@ -66,7 +70,7 @@ def _is_due(routine: RoutineState, now_ns: int) -> bool:
 
 def next_due_ns(job: Job, now_ns: int) -> int:
     """When the next waiting retry is due; 0: none waits. One that is due already needs a worker, not a clock."""
-    due = 0
+    due = asking.next_due_ns(job, now_ns)
     for routine in job.routines:
         for special in routine.special.values():
             if special.due_ns > now_ns and (not due or special.due_ns < due):
@@ -80,7 +84,8 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
     spec = job.topology.routines[s.routine]
     if not _may_dispatch(job):
         return
-    if is_backed_up(job, s.routine) and must_lift(job, now_ns) != s.routine:
+    question = asking.question(job, s.routine, now_ns)
+    if question is None and is_backed_up(job, s.routine) and must_lift(job, now_ns) != s.routine:
         return
     holders = {d.worker for d in routine.dispatches.values()}
     if spec.workers and s.worker not in holders and len(holders) >= spec.workers:
@@ -88,8 +93,11 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
     if any(d.is_held for d in routine.dispatches.values() if d.worker == s.worker):
         return  # it waits in its generator
     is_reset = s.worker not in job.seen
-    if job.state_commit > job.stands and (is_reset or _has_foreign_change(job, s.worker)):
+    if job.state_commit > job.stands and (is_reset or _foreign_keys(job, s.worker)):
         return  # it would see state that is not durable yet
+    if question is not None:
+        yield from _ask(job, s, question, is_reset)
+        return
     seq = _special_to_run(job, routine, now_ns)
     before = _special_in_turn(routine) if spec.workers == 1 else None
     if before is not None and (seq is None or seq > before or (routine.ready and routine.ready[0].seq < before)):
@@ -110,6 +118,20 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
     yield Seen(s.worker, job.version)
     yield Dispatched(s.dispatch, s.worker, s.routine, count, -1, tuple((scope, key) for scope, key, _ in state))
     yield _work(s, items, state, is_reset, None)
+
+
+def _ask(job: Job, s: Capacity, question: asking.Question, is_reset: bool) -> Iterator[Record | Effect]:
+    """Have the routine's policy asked, in place of an activation."""
+    asked, until, is_final = question
+    state = _unseen_state(job, s.worker, is_reset)
+    shipped = tuple((scope, key) for scope, key, _ in state)
+    parts = list(asking.parts_of(job.routines[s.routine], until))
+    yield Seen(s.worker, job.version)
+    yield Dispatched(s.dispatch, s.worker, s.routine, 0, -1, shipped, (until, is_final))
+    yield Work(
+        s.dispatch, s.worker, s.routine, tuple(seq for seq, _ in parts), tuple(part for _, part in parts),
+        is_group=True, state=state, is_reset=is_reset, question=(asked, is_final),
+    )  # fmt: skip
 
 
 def _head(
@@ -167,29 +189,27 @@ def _special_in_turn(routine: RoutineState) -> int | None:
     return min((seq for seq, special in routine.special.items() if special.due_ns == 0), default=None)
 
 
-def _has_foreign_change(job: Job, worker: int) -> bool:
+def _foreign_keys(job: Job, worker: int) -> dict[Key, None]:
+    """Keys that somebody else has changed since this worker got its copy of the state."""
     seen = job.seen[worker]
-    for version, writer, _ in reversed(job.recent):
+    keys: dict[Key, None] = {}
+    for version, writer, key in reversed(job.recent):
         if version <= seen:
-            return False
+            return keys
         if writer != worker:
-            return True
-    return bool(job.recent) and job.recent[0][0] > seen + 1  # who made the forgotten ones is not known
+            keys[key] = None
+    if job.recent and job.recent[0][0] > seen + 1:  # the oldest of them are forgotten
+        return dict.fromkeys(key for key in job.changed if job.changed_for(worker, key) > seen)
+    return keys
 
 
 def _unseen_state(job: Job, worker: int, is_reset: bool) -> tuple[tuple[str, str, object], ...]:
     """What this worker's copy of the job's state lacks: (scope, key, value; None: deleted)."""
     if is_reset:
         return tuple((scope, key, value) for scope, values in job.state.items() for key, value in values.items())
-    seen = job.seen[worker]
-    if seen == job.version:
+    if job.seen[worker] == job.version:
         return ()
-    recent = job.recent
-    if recent and recent[0][0] <= seen + 1:
-        keys = dict.fromkeys(key for version, writer, key in recent if version > seen and writer != worker)
-    else:
-        keys = dict.fromkeys(key for key in job.changed if job.changed_for(worker, key) > seen)
-    return tuple((scope, key, job.state.get(scope, {}).get(key)) for scope, key in keys)
+    return tuple((scope, key, job.state.get(scope, {}).get(key)) for scope, key in _foreign_keys(job, worker))
 
 
 def _work(

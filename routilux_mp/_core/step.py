@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .apply import apply
 from .decide import decide
-from .effects import Effect
+from .effects import KINDS, Effect
 from .job import Job
 from .records import DURABLE, Record
 from .stimuli import Completion, Stimulus
@@ -28,10 +28,10 @@ def step(job: Job, stimulus: Stimulus, now_ns: int, commit: int = 0) -> tuple[li
         if kind in DURABLE:
             apply(job, item, commit, source)  # type: ignore[arg-type]
             records.append(item)  # type: ignore[arg-type]
-        elif isinstance(item, Effect):
-            effects.append(item)
+        elif kind in KINDS:
+            effects.append(item)  # type: ignore[arg-type]
         else:
-            apply(job, item, commit, source)
+            apply(job, item, commit, source)  # type: ignore[arg-type]
     return records, effects
 
 

@@ -19,13 +19,27 @@ class StateOp(NamedTuple):
 
     ``set`` (value: encoded bytes), ``delete``, ``increment`` (value: int | float), ``append``
     (value: encoded bytes of one item); ``log``: an entry of the shared log (encoded bytes);
-    ``output``: (temporary path, final path) to be moved when the commit stands.
+    ``output``: (temporary path, final path) to be moved when the commit stands; ``defer``: an emission
+    (scope: routine id, key: event, value: a batch of one) kept back until the job is resumed; ``send``: an
+    output for the caller (scope: routine id, key: its type, value: encoded bytes); ``pause``, ``cancel``: a
+    wish of a handler (key: the reason, value: encoded checkpoint), obeyed with the commit that carries it.
     """
 
     op: str
     scope: str
     key: str
     value: bytes | int | float | tuple[str, str] | None = None
+
+
+#: The operations that change a value under (scope, key); no other can conflict.
+STATE_OPS = frozenset(("set", "delete", "increment", "append"))
+
+
+class Answer(NamedTuple):
+    """A policy said yes: the next activation's input is this many emissions of each slot."""
+
+    takes: tuple[int, ...]
+    message: bytes = b""
 
 
 class Failure(NamedTuple):
@@ -51,6 +65,16 @@ class Submit(NamedTuple):
     ops: tuple[StateOp, ...] = ()  # the state it begins with
 
 
+class Adopt(NamedTuple):
+    """A job that began elsewhere and that only a document tells of; becomes its first record here."""
+
+    flow_id: str
+    snapshot: dict[str, object]  # as ``plain.to_plain`` makes it, payloads included
+    past: bytes  # signed: what was recorded before, see ``records.Adopted``
+    code: tuple[bytes, ...] = ()
+    ops: tuple[StateOp, ...] = ()  # what was changed in the document
+
+
 class Completion(NamedTuple):
     """A worker's report on one dispatch; several may come for one dispatch."""
 
@@ -63,6 +87,7 @@ class Completion(NamedTuple):
     failure: Failure | None = None  # of the activation after ``done``
     is_last: bool = True  # nothing more comes; what is not done is handed back
     busy_ns: int = 0  # time spent on the reported activations
+    answers: tuple[Answer, ...] = ()  # to a question (``Work.question``), which is then ``done``
 
 
 class Capacity(NamedTuple):
@@ -168,6 +193,6 @@ class Ask(NamedTuple):
 
 
 Stimulus = (
-    Submit | Completion | Capacity | HandedBack | WorkerLost | Stands | Tick | Pause | Resume | Cancel | Drain | Fail
+    Submit | Adopt | Completion | Capacity | HandedBack | WorkerLost | Stands | Tick | Pause | Resume | Cancel | Drain | Fail
     | Post | Annotate | Close | Retry | Skip | Yield | Ask
 )  # fmt: skip

@@ -65,6 +65,8 @@ class Topology:
     feeds: tuple[tuple[tuple[int, int], ...], ...] = field(init=False, repr=False, compare=False)
     #: routines whose policy takes several emissions for one activation; sources first
     grouped: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    #: routines whose policy is the user's own code
+    custom: tuple[int, ...] = field(init=False, repr=False, compare=False)
     #: routine -> steps to the farthest sink reachable without going round a cycle
     depth: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
@@ -84,6 +86,7 @@ class Topology:
         put(self, "feeds", tuple(_feeds(r, self.connections) for r in range(count)))
         put(self, "depth", tuple(_depth(r, down, reach) for r in range(count)))
         grouped = (r for r in range(count) if self.routines[r].policy.kind != "each")
+        put(self, "custom", tuple(r for r in range(count) if self.routines[r].policy.kind == "custom"))
         put(self, "grouped", tuple(sorted(grouped, key=lambda r: -self.depth[r])))
 
     def index_of(self, routine_id: str) -> int | None:

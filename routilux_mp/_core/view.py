@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .job import DeadLetter, Job, ListValue, Value
+from .job import DeadLetter, Deferred, Job, ListValue, Value
 
 
 class JobView(NamedTuple):
@@ -40,17 +40,26 @@ class JobView(NamedTuple):
     progress: Mapping[str, tuple[int, int, int]]
     history_count: int
     log_count: int
+    sent_count: int
+    #: emissions that are kept back until the job is resumed: (routine id, event, encoded batch of one)
+    deferred: tuple[tuple[str, str, bytes], ...]
     version: int
 
     @property
     def is_terminal(self) -> bool:
         return self.status in ("completed", "failed", "cancelled")
 
+    @property
+    def is_resting(self) -> bool:
+        """Nothing happens before somebody resumes it: it is paused, or all that is left is kept back until then."""
+        is_idle = not (self.queued or self.running or self.waiting)
+        return self.status == "paused" or (bool(self.deferred) and is_idle and not self.is_terminal)
+
 
 def view_of(job: Job, version: int, blocked: tuple[str, int] | None = None) -> JobView:
     """The job as it stands now."""
     routines = list(zip(job.topology.routines, job.routines, strict=True))
-    running = sum(bool(d.items) or d.special >= 0 for d in job.dispatches.values())
+    running = sum(bool(d.items) or d.special >= 0 or d.question is not None for d in job.dispatches.values())
     return JobView(
         job_id=job.job_id,
         flow_id=job.topology.flow_id,
@@ -97,8 +106,15 @@ def view_of(job: Job, version: int, blocked: tuple[str, int] | None = None) -> J
         },
         history_count=job.record_count,
         log_count=job.log_count,
+        sent_count=job.sent_count,
+        deferred=tuple(_deferred(job, d) for d in job.deferred),
         version=version,
     )
+
+
+def _deferred(job: Job, deferred: Deferred) -> tuple[str, str, bytes]:
+    spec = job.topology.routines[deferred.routine]
+    return spec.routine_id, spec.events[deferred.event], deferred.batch.data or b""
 
 
 def _copy(values: Mapping[str, Value]) -> dict[str, Value]:

@@ -37,3 +37,13 @@ def cursor_place(job_id: str, routine_id: str) -> bytes:
 def message_place(job_id: str, routine_id: str) -> bytes:
     """What the activation policy of this routine said."""
     return pack(("message", job_id, routine_id))
+
+
+def output_place(job_id: str, routine_id: str, output_type: str) -> bytes:
+    """What a routine sent to the caller."""
+    return pack(("output", job_id, routine_id, output_type))
+
+
+def past_place(job_id: str) -> bytes:
+    """What was recorded of a job before it came to this root."""
+    return pack(("past", job_id))

@@ -11,7 +11,9 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from ..errors import DefinitionError, NotSerializable, UnknownName
 from .json_values import from_json, to_json
@@ -20,6 +22,8 @@ T = TypeVar("T", bound=type)
 
 #: (module, qualified name) -> class; the newest definition of a name in a module counts.
 _classes: dict[tuple[str, str], type] = {}
+#: What constructors require, as far as anybody has asked.
+_required: WeakKeyDictionary[FunctionType, list[str]] = WeakKeyDictionary()
 
 
 class _Deserialize:
@@ -124,8 +128,21 @@ def check_constructible(cls: type, where: str | None = None) -> None:
 
 def required_parameters(cls: type) -> list[str]:
     """Constructor parameters without a default."""
+    init = cls.__init__  # type: ignore[misc]
+    if not isinstance(init, FunctionType):
+        return _required_of(init)
+    # Asked for every part of a flow at every submit, and slow to find out.
+    known = _required.get(init)
+    if known is None:
+        known = _required[init] = _required_of(init)
+    return known
+
+
+def _required_of(init: Any) -> list[str]:
+    if init is object.__init__:
+        return []
     try:
-        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+        parameters = list(inspect.signature(init).parameters.values())[1:]
     except (TypeError, ValueError):
         return []
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

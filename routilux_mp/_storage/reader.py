@@ -261,7 +261,7 @@ class LogReader:
                 raise trouble
             if opened is None and (is_sealed or not later):
                 return None
-            self.place.look_again(wait_s, EPOCHS, epoch_name(epoch + 1 if is_sealed else epoch))
+            self.place.look_again(wait_s, EPOCHS, epoch_name(epoch + 1))
             if not is_sealed and trouble is None:
                 self._read_epoch(part, epoch, at + 1, last.digest if last is not None else digest)
                 if part and part[-1] is not last:

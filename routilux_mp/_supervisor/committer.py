@@ -30,7 +30,7 @@ class Committer(Protocol):
 
 
 class ThreadCommitter:
-    """A few threads, started when they are needed."""
+    """A few threads, started when they are needed. ``submit`` and ``finished`` belong to one thread, the loop's."""
 
     def __init__(self, wake: Callable[[], None], threads_max: int = 4) -> None:
         self._wake = wake
@@ -38,22 +38,21 @@ class ThreadCommitter:
         self._tasks: queue.SimpleQueue[tuple[str, Task] | None] = queue.SimpleQueue()
         self._finished: deque[Finished] = deque()
         self._threads: list[threading.Thread] = []
-        self._busy = 0
-        self._lock = threading.Lock()
+        self._busy = 0  # submitted, and not seen to have ended
 
     def submit(self, key: str, task: Task) -> None:
-        with self._lock:
-            self._busy += 1
-            if self._busy > len(self._threads) < self._threads_max:
-                thread = threading.Thread(target=self._run, name=f"routilux-commit-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+        self._busy += 1
+        if self._busy > len(self._threads) < self._threads_max:
+            thread = threading.Thread(target=self._run, name=f"routilux-commit-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
         self._tasks.put((key, task))
 
     def finished(self) -> list[Finished]:
         done: list[Finished] = []
         while self._finished:
             done.append(self._finished.popleft())
+        self._busy -= len(done)
         return done
 
     def close(self) -> None:
@@ -72,8 +71,6 @@ class ThreadCommitter:
             except (RoutiluxError, OSError, ValueError) as caught:
                 error = caught
             self._finished.append((key, error))
-            with self._lock:
-                self._busy -= 1
             self._wake()
 
 

@@ -17,9 +17,9 @@ from .._serialization.batch import Unreadable, decode_batch, decode_value
 from .._serialization.places import emission_place, slot_place
 from .._storage.codec import decode_record
 from .._storage.store import Store
+from .._worker.records import HistoryItem, OutputItem, history_of, log_of, outputs_of, results_of
 from ..errors import UnknownName
 from .live import LiveJob
-from .records import HistoryItem, history_of, log_of, results_of
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
@@ -130,7 +130,7 @@ class JobHandle:
         """The execution history, complete, in commit order, read as it is asked for."""
         job = self._live.job
         with self._records() as records:
-            yield from history_of(self.job_id, job.topology, job.entry_slot, records, self._decode)
+            yield from history_of(self.job_id, job.topology, records, self._decode, self._decode_value)
 
     def results(self, routine: str, event: str) -> Iterator[dict[str, Any]]:
         """What was emitted on an event that is connected to nothing; each exactly once.
@@ -146,12 +146,17 @@ class JobHandle:
             raise UnknownName(f"Event '{event}' not found in routine '{routine}'")
         index = topology.routines[number].events.index(event)
         with self._records() as records:
-            yield from results_of(self.job_id, topology, number, index, records, self._decode)
+            yield from results_of(self.job_id, topology, number, index, records, self._decode, self._decode_value)
 
     def shared_log(self) -> Iterator[Any]:
         """The entries of the shared log, in commit order."""
         with self._records() as records:
-            yield from log_of(self.job_id, records, lambda data, place: decode_value(data, self._signer, place))
+            yield from log_of(self.job_id, records, self._decode_value)
+
+    def outputs(self) -> Iterator[OutputItem]:
+        """What routines sent with ``send_output``, in commit order."""
+        with self._records() as records:
+            yield from outputs_of(self.job_id, records, self._decode_value)
 
     def pending(self) -> list[dict[str, Any]]:
         """Activations that have not returned, in order per routine."""
@@ -214,6 +219,9 @@ class JobHandle:
     @property
     def _signer(self) -> Any:
         return self._supervisor.signer
+
+    def _decode_value(self, data: bytes, place: bytes) -> Any:
+        return decode_value(data, self._signer, place)
 
     def _decode(self, batch: Batch, place: bytes) -> list[Any]:
         data = batch.data if batch.data is not None else self._supervisor.read_batch(self._live, batch)

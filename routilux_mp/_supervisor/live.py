@@ -139,9 +139,9 @@ class LiveJob:
         self._blobs: dict[str, list[Batch | None]] = {}
         self.is_writing_views = False
         self.shown_status = "running"  # in job_state.json
+        self.shown_view: JobView | None = None
         self.show_again_ns = 0
         self.execution_deadline_ns = 0
-        self.next_due_ns = 0
         self.view: JobView = view_of(job, 0)
         self.changed = threading.Condition()
         self._taken: tuple[int, JobView] | None = None
@@ -152,6 +152,14 @@ class LiveJob:
     def version(self) -> int:
         """Of the newest view that was taken; it may wait for its commit."""
         return self._version
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Something has still to be committed or shown, although nothing more happens to the job."""
+        if self.in_flight is not None or self.is_sealing:
+            return self.blocked is not None  # else its end will be heard of
+        is_behind = self.memory is None and self.view.status != self.shown_status
+        return bool(self.records) or self.is_dirty or self.is_doubted or self.is_writing_views or is_behind
 
     # -- stepping -----------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from .._storage.codec import encode_snapshot
 from ..backends.base import Backend, CodeReady, CodeRefused, Died, Event, Forget, Printed, Report, Started
 from ..errors import BackendError, Fenced, HandedOver, OutcomeUnknown, StorageBlocked, StorageError
 from ..settings import Settings
+from .attention import Attention
 from .clock import Clock
 from .committer import Committer
 from .live import LiveJob, NullTenure, Tenure
@@ -34,13 +35,15 @@ log = logging.getLogger(__name__)
 Introduce = Callable[[LiveJob, WorkerSlot], None]
 #: Makes (flow.json or None, job_state.json); called beside the loop, since it opens users' values.
 MakeViews = Callable[[], tuple[bytes | None, bytes]]
-#: Two deaths of workers that never lived: something is wrong with starting them, not with one of them.
-START_FAILURES_MAX = 3
+#: So many workers in a row died before they did anything with their work: it would go on for ever.
+SILENT_DEATHS_MAX = 10
 #: Commits between two looks at the memory that queued payloads take.
 SPILL_EVERY = 32
-#: The views of a running job are written at most this often.
+#: The views of a running job are written at most this often, and first when it has run so long.
 VIEWS_INTERVAL_NS = 5_000_000_000
+FIRST_VIEWS_NS = 1_000_000_000
 HOUSEKEEPING = "\0housekeeping"
+LAST_VIEWS = "\0last views"
 
 
 class Loop:
@@ -65,11 +68,12 @@ class Loop:
         self.on_code: Callable[[str], None] = lambda code_id: None
         self.is_draining = False
         self.keeper: Keeper | None = None  # of jobs that are kept on disk
+        self._last_views = 0  # of jobs that were handed over, on their way
         self._dispatch_number = 0
-        self._touched: dict[str, None] = {}  # jobs to look at; a dict, because sets have no order
+        self._attention = Attention()
         self._turns = 0
         self._timeouts: dict[int, tuple[int, int]] = {}  # worker killed for exceeding -> (dispatch, index)
-        self._start_failures = 0
+        self._silent_deaths = 0
 
     # -- one turn -----------------------------------------------------------------------------
 
@@ -89,8 +93,7 @@ class Loop:
             for key, error in finished:
                 self._on_finished(key, error, now)
             self._give_work_in_turn(now)
-            for live in list(self.jobs.values()):
-                self._commit(live, now)
+            self._settle(now)
             # A commit that stands at once lets more happen at once.
             finished = self._committer.finished()
             if not finished:
@@ -103,19 +106,22 @@ class Loop:
             self.keeper.keep(live)
         if stimulus is not None:
             self.happen(live, stimulus, self._clock.now_ns())
-        self._touched[live.job.job_id] = None
+        self._attention.touch(live.job.job_id)
+        if any(spec.timeout_s for spec in live.job.topology.routines):
+            self._attention.limited[live.job.job_id] = None
         self._warm_up(live)
 
     def happen(self, live: LiveJob, stimulus: Stimulus, now: int) -> None:
         """Step one job and perform what it asks for."""
         for effect in live.step(stimulus, now, verify=self._settings.verify):
             self._perform(live, effect, now)
-        self._touched[live.job.job_id] = None
-        live.next_due_ns = _earliest(
+        self._attention.touch(live.job.job_id)
+        due_ns = _earliest(
             select.next_due_ns(live.job, now), policy.next_due_ns(live.job, now), _grace_ends(live, now),
             live.execution_deadline_ns,
             live.job.ends_after_ns if live.job.ends_after_ns > now else 0,
         )  # fmt: skip
+        self._attention.set_due(live.job.job_id, due_ns)
 
     def drain(self) -> None:
         """Dispatch nothing more; what runs may finish."""
@@ -127,6 +133,8 @@ class Loop:
 
     def revoke(self, job_ids: Collection[str]) -> None:
         """Workers start nothing more of what they were given of these jobs; what runs may finish."""
+        for job_id in job_ids:
+            self._attention.touch(job_id)
         for slot in self.placement.workers.values():
             if not self.placement.jobs_of(slot).isdisjoint(job_ids):
                 self._backend.send(slot.worker, Revoke(slot.worker, slot.last_dispatch))
@@ -138,7 +146,7 @@ class Loop:
     @property
     def is_quiet(self) -> bool:
         """Nothing is running and everything is on the disk."""
-        return all(
+        return not self._last_views and all(
             not live.job.dispatches and not live.records and live.in_flight is None and not live.is_sealing
             for live in self.jobs.values()
         )
@@ -148,6 +156,7 @@ class Loop:
     def _on_event(self, event: Event, now: int) -> None:
         match event:
             case Report(worker, completion, job_id):
+                self._silent_deaths = 0
                 slot = self.placement.workers.get(worker)
                 if slot is not None:
                     self.placement.reported(
@@ -165,7 +174,6 @@ class Loop:
                 if slot is not None:
                     slot.is_started, slot.pid = True, pid
                     self._touch_code(slot.code_id)
-                self._start_failures = 0
             case Died():
                 self._on_died(event, now)
             case CodeReady(code_id):
@@ -188,30 +196,33 @@ class Loop:
             failure = Failure("timeout", "ActivationTimeout", f"the handler ran longer than timeout_s; {how.report}")
         elif not how.is_blameless:
             failure = Failure("crash", "WorkerCrashed", how.report)
-            if not slot.is_started:
-                self._start_failures += 1
+            if index < 0 and slot.load:
+                self._silent_deaths += 1  # it had work and nothing was running: nobody can be charged
         for job_id in sorted(slot.introduced):  # each of them remembers what state this worker has
             live = self.jobs.get(job_id)
             if live is not None:
                 self.happen(live, WorkerLost(worker, dispatch, index, failure), now)
-        if self._start_failures >= START_FAILURES_MAX:
-            self._give_up_code(slot.code_id, how.detail, now)
+        if self._silent_deaths >= SILENT_DEATHS_MAX:
+            self._give_up_code(slot.code_id, how.report, now)
         for job_id in self.jobs:
-            self._touched[job_id] = None  # its place in the budget is anybody's now
+            self._attention.touch(job_id)  # its place in the budget is anybody's now
 
     def _give_up_code(self, code_id: str, detail: str, now: int) -> None:
-        self._start_failures = 0
+        self._silent_deaths = 0
         for live in list(self.jobs.values()):
             if live.code_id == code_id:
-                self.happen(live, Fail(f"worker processes die while they start: {detail}"), now)
+                self.happen(live, Fail(f"worker processes die before they begin with their work: {detail}"), now)
 
     def _on_finished(self, key: str, error: BaseException | None, now: int) -> None:
         if key == HOUSEKEEPING:
             return
+        if key == LAST_VIEWS:
+            self._last_views -= 1
+            return
         live = self.jobs.get(key)
         if live is None:
             return
-        self._touched[key] = None
+        self._attention.touch(key)
         if isinstance(error, StorageBlocked):
             live.retry_at_ns = now + 200_000_000
             if live.blocked is None:
@@ -258,6 +269,9 @@ class Loop:
     def _finish(self, live: LiveJob) -> None:
         if live.is_leaving and not live.job.is_terminal:
             live.lose(HandedOver(f"job {live.job.job_id} was handed over; resume it to go on here"))
+            # After the SEAL: whoever waits for the job need not wait for what people look at.
+            self._last_views += 1
+            self._committer.submit(LAST_VIEWS, Views(live, self._documents(live), self._clock))
         live.is_finished = True
         self._remove(live)
         with live.changed:
@@ -266,6 +280,7 @@ class Loop:
     def _remove(self, live: LiveJob) -> None:
         job_id = live.job.job_id
         del self.jobs[job_id]
+        self._attention.forget(job_id)
         if self.keeper is not None:
             self.keeper.let_go(live)
         live.tenure.close()
@@ -304,6 +319,16 @@ class Loop:
             other = self.jobs.get(job_id)
             if other is not None and other is not live:
                 self.happen(other, HandedBack(worker), now)
+
+    def _settle(self, now: int) -> None:
+        """Commit, publish and seal what can be."""
+        unsettled = self._attention.unsettled
+        for job_id in list(unsettled):
+            live = self.jobs.get(job_id)
+            if live is not None:
+                self._commit(live, now)
+            if live is None or not live.is_unsettled:
+                unsettled.pop(job_id, None)
 
     def _commit(self, live: LiveJob, now: int) -> None:
         if live.is_sealing or live.in_flight is not None:
@@ -345,14 +370,21 @@ class Loop:
         """The files that people open follow every change of status, and a busy job now and then."""
         if live.is_writing_views:
             return False
-        return live.view.status != live.shown_status or now >= live.show_again_ns > 0
+        if live.view.status != live.shown_status:
+            return True
+        if live.view is live.shown_view:
+            return False
+        if now >= live.show_again_ns > 0:
+            return True
+        live.show_again_ns = live.show_again_ns or now + FIRST_VIEWS_NS
+        self._attention.show_at(live.job.job_id, live.show_again_ns)
+        return False
 
     # -- giving out work ----------------------------------------------------------------------
 
     def _give_work_in_turn(self, now: int) -> None:
         """Look at every job that something happened to; another one begins each time, so that none starves."""
-        touched = list(self._touched)
-        self._touched.clear()
+        touched = self._attention.take_touched()
         self._turns += 1
         first = self._turns % len(touched) if touched else 0
         for job_id in touched[first:] + touched[:first]:
@@ -365,11 +397,15 @@ class Loop:
                 self._touch_code(slot.code_id)
 
     def _give_work(self, live: LiveJob, now: int) -> None:
+        self._attention.hungry.pop(live.job.job_id, None)
         if self.is_draining or live.blocked is not None or live.is_doubted:
             return
-        for number in select.wanted(live.job, now):
+        wanted = select.wanted(live.job, now)
+        for number in wanted:
             if not self._feed(live, number, now):
                 self._make_room(live, number)
+        if any(live.job.routines[n].ready or live.job.routines[n].special for n in wanted):
+            self._attention.hungry[live.job.job_id] = None
 
     def _feed(self, live: LiveJob, number: int, now: int) -> bool:
         """Give as much of this routine as workers may have. False when it needs a worker and has none."""
@@ -465,22 +501,21 @@ class Loop:
 
     def _touch_code(self, code_id: str) -> None:
         """A worker of this code is free: every job that could use it is looked at."""
-        for job_id, live in self.jobs.items():
+        for job_id in self._attention.hungry:
+            live = self.jobs[job_id]
             if live.code_id == code_id or self.placement.is_full(live.code_id):
-                self._touched[job_id] = None
+                self._attention.touch(job_id)
 
     # -- time ---------------------------------------------------------------------------------
 
     def _wait(self, timeout_s: float | None) -> float | None:
         """How long to wait for something to happen."""
-        if self.commands or self._touched:
+        if self.commands or self._attention.touched:
             return 0.0
         now = self._clock.now_ns()
-        due = _earliest(*(live.next_due_ns for live in self.jobs.values()))
-        due = _earliest(due, *(live.retry_at_ns for live in self.jobs.values()))
-        if any(live.is_dirty for live in self.jobs.values()):
-            due = _earliest(due, now + 20_000_000)
-        if any(spec.timeout_s for live in self.jobs.values() for spec in live.job.topology.routines):
+        unsettled = [self.jobs[job_id] for job_id in self._attention.unsettled if job_id in self.jobs]
+        due = _earliest(*self._attention.times_ns(), *(live.retry_at_ns for live in unsettled))
+        if self._attention.limited or any(live.is_dirty for live in unsettled):
             due = _earliest(due, now + 20_000_000)
         if self.placement.workers:
             due = _earliest(due, now + 1_000_000_000)
@@ -490,13 +525,13 @@ class Loop:
         return wait if timeout_s is None else min(wait, timeout_s)
 
     def _timers(self, now: int) -> None:
-        for live in list(self.jobs.values()):
-            if live.next_due_ns and live.next_due_ns <= now:
-                if live.execution_deadline_ns and live.execution_deadline_ns <= now:
-                    live.execution_deadline_ns = 0
-                    self.happen(live, Fail("execution_timeout is over"), now)
-                else:
-                    self.happen(live, Tick(), now)
+        for job_id in self._attention.take_due(now):
+            live = self.jobs[job_id]
+            if live.execution_deadline_ns and live.execution_deadline_ns <= now:
+                live.execution_deadline_ns = 0
+                self.happen(live, Fail("execution_timeout is over"), now)
+            else:
+                self.happen(live, Tick(), now)
         self._check_timeouts()
         before = now - int(self._settings.worker_idle_s * 1e9)
         for slot in self.placement.idle_since(before):
@@ -504,7 +539,8 @@ class Loop:
             self._backend.stop(slot.worker)
 
     def _check_timeouts(self) -> None:
-        for live in self.jobs.values():
+        for job_id in self._attention.limited:
+            live = self.jobs[job_id]
             for d in live.job.dispatches.values():
                 limit_s = live.job.topology.routines[d.routine].timeout_s
                 if limit_s is None or d.worker in self._timeouts:
@@ -561,7 +597,7 @@ class Seal:
         self._reason = reason
 
     def __call__(self) -> None:
-        if not isinstance(self._tenure, NullTenure):
+        if not isinstance(self._tenure, NullTenure) and self._reason == "ended":
             self._tenure.write_views(*self._make())
         self._tenure.seal(self._reason)
 
@@ -574,7 +610,7 @@ class Views:
         self._make = make
         self._clock = clock
         live.is_writing_views = True
-        live.shown_status = live.view.status
+        live.shown_status, live.shown_view = live.view.status, live.view
 
     def __call__(self) -> None:
         live = self._live

@@ -49,7 +49,9 @@ class Parked(NamedTuple):
 
     place: tuple[int, int]  # epoch and number of its last file then
     look_again_s: float
+    #: Not before, unless it has changed. A paused job: not before somebody asks for something.
     try_again_s: float
+    is_paused: bool = False
 
 
 class Found(NamedTuple):
@@ -184,11 +186,16 @@ class Standby:
         if glance.seal_reason == "ended":
             self._end(job_id)
             return None
-        if parked is not None and parked.place == glance[:2] and now < parked.try_again_s:
+        if parked is not None and parked.place == glance[:2] and not self._may_try_again(job_id, parked, now):
             self._parked[job_id] = parked._replace(look_again_s=now + _PARKED_POLLS * self._poll_s)
             return None
         why = self._why_free(job_id, glance, now)
         return None if why is None else Found(job_id, glance, why)
+
+    def _may_try_again(self, job_id: str, parked: Parked, now: float) -> bool:
+        if parked.is_paused:
+            return bool(self._supervisor.store.control(job_id).unanswered())
+        return now >= parked.try_again_s
 
     def _why_free(self, job_id: str, glance: Glance, now: float) -> str | None:
         owner = glance.owner
@@ -297,15 +304,15 @@ class Standby:
             case "ended":
                 self._end(job_id)
             case "paused":
-                self._park(job_id, glance[:2], _PARKED_POLLS * self._poll_s)
+                self._park(job_id, glance[:2], 0.0, is_paused=True)
             case _:
                 self._said.pop(job_id, None)
                 self._mine[job_id] = result  # type: ignore[assignment]
                 self._say(f"took over job {job_id}: {why}")
 
-    def _park(self, job_id: str, place: tuple[int, int], try_again_s: float) -> None:
+    def _park(self, job_id: str, place: tuple[int, int], try_again_s: float, *, is_paused: bool = False) -> None:
         now = time.monotonic()
-        self._parked[job_id] = Parked(place, now + _PARKED_POLLS * self._poll_s, now + try_again_s)
+        self._parked[job_id] = Parked(place, now + _PARKED_POLLS * self._poll_s, now + try_again_s, is_paused)
 
     def _end(self, job_id: str) -> None:
         self._ended.add(job_id)

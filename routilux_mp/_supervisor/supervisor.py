@@ -89,7 +89,6 @@ class Supervisor:
         self._is_closed = False
         self._should_stop = False
         self._handles: weakref.WeakValueDictionary[str, JobHandle] = weakref.WeakValueDictionary()
-        self._flow_docs: dict[str, bytes] = {}
         self._codes: dict[str, Code] = {}
         self._code_changed = threading.Condition()
         self._vigil: Vigil | None = None
@@ -134,7 +133,6 @@ class Supervisor:
         live = LiveJob(recovery.new_job(job_id, self.settings), tenure, code.code_id)
         if timeout_s is not None:
             live.execution_deadline_ns = self.clock.now_ns() + int(timeout_s * 1e9)
-        self._flow_docs[job_id] = flow.flow_doc
         return self._enter(live, stimulus)
 
     def resume(self, flow: CompiledFlow | None, job_id: str, *, takeover: bool = False) -> JobHandle:
@@ -386,8 +384,8 @@ class Supervisor:
             loop.turn(0.05)
         for live in list(loop.jobs.values()):
             if live.in_flight is None and not live.is_sealing and live.blocked is None:
-                live.tenure.write_views(*self._documents(live)())
                 live.tenure.seal("handover")
+                live.tenure.write_views(*self._documents(live)())
                 live.lose(HandedOver(f"the supervisor has left job {live.job.job_id}; resume it to go on"))
             live.tenure.close()
 
@@ -519,14 +517,13 @@ class Supervisor:
 
     def _documents(self, live: LiveJob) -> Callable[[], tuple[bytes | None, bytes]]:
         """What makes the views of a job; it opens users' values, so it never runs in the loop."""
-        flow_doc = self._flow_docs.pop(live.job.job_id, None)
         handle = live.handle
 
         def make() -> tuple[bytes | None, bytes]:
             if self._describe is not None and handle is not None:
-                return flow_doc, self._describe(handle)
+                return None, self._describe(handle)  # flow.json is there since the job began
             view = live.view
-            return flow_doc, json.dumps({"_type": "JobState", "job_id": view.job_id, "status": view.status}).encode()
+            return None, json.dumps({"_type": "JobState", "job_id": view.job_id, "status": view.status}).encode()
 
         return make
 

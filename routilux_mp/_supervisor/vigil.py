@@ -30,9 +30,11 @@ log = logging.getLogger(__name__)
 _BEAT_INTERVAL_S: Final = 0.2
 #: How long a job that was handed over is pointed out.
 _OFFERED_S: Final = 60.0
-#: An observer costs threads: it is not started for a job of a moment, nor for the many jobs of a busy process.
+#: Watching a job costs threads: that is not done for a job of a moment, nor for the many jobs of a busy process.
 _WATCH_AFTER_S: Final = 1.0
 _WATCHED_JOBS_MAX: Final = 4
+#: Looking for requests takes at most this share of the time, however many jobs there are.
+_LOOK_SHARE: Final = 0.1
 
 
 class Heard(NamedTuple):
@@ -50,6 +52,7 @@ class Kept(NamedTuple):
     job: Job
     #: request id -> why it was refused, or "": durable ones only, since only those may be answered.
     answers: dict[str, str]
+    since_s: float = 0.0
 
 
 class Vigil:
@@ -66,6 +69,7 @@ class Vigil:
         self._offered: dict[str, float] = {}
         self._blocked: Mapping[str, str] = {}
         self._has_changed = False
+        self._should_look = False
         self._is_doubtful = False
         self._deadline_s = 0.0  # on the clock of boot_time_s; 0: no lease yet
         self._event = threading.Event()
@@ -78,7 +82,7 @@ class Vigil:
 
     def keep(self, job: Job) -> dict[str, str]:
         """This process owns the job. Returns where the loop notes the answers that are durable."""
-        kept = Kept(job, dict(job.answered))
+        kept = Kept(job, dict(job.answered), time.monotonic())
         self._kept[job.job_id] = kept
         self._offered.pop(job.job_id, None)
         self._changed()
@@ -93,6 +97,7 @@ class Vigil:
         kept = self._kept.pop(job_id, None)
         if kept is not None:
             self._left.append((job_id, kept))
+            self._should_look |= bool(kept.answers)
         if is_offered:
             self._offered[job_id] = time.monotonic()
         self._changed()
@@ -104,7 +109,8 @@ class Vigil:
             self._changed()
 
     def look_now(self) -> None:
-        """There are answers to be shown."""
+        """There are answers to be shown, or requests to be found."""
+        self._should_look = True
         self._event.set()
 
     def take_doubt(self) -> bool:
@@ -139,17 +145,17 @@ class Vigil:
 
     def _run(self) -> None:
         heartbeat = self._store.heartbeat()
-        began = next_poll = time.monotonic()
-        next_beat = beaten = 0.0
+        next_poll = next_beat = beaten = 0.0
         while not self._is_closed:
             now = time.monotonic()
             if now >= next_beat or (self._has_changed and now >= beaten + _BEAT_INTERVAL_S):
                 self._beat(heartbeat)
                 beaten, next_beat = now, now + self._lease_s / BEATS_PER_LEASE
-            self._poll()
-            next_poll = now + self._poll_s
-            if self._watch is None and now - began > _WATCH_AFTER_S:
-                self._watch = Watch(self._store.path, self._event.set, self._poll_s)
+            if self._should_look or now >= next_poll:
+                self._should_look = False
+                self._poll()
+                took_s = time.monotonic() - now
+                next_poll = now + max(self._poll_s, took_s / _LOOK_SHARE)
             wake_at = min(next_beat, next_poll)
             if self._has_changed:
                 wake_at = min(wake_at, beaten + _BEAT_INTERVAL_S)
@@ -182,7 +188,8 @@ class Vigil:
         """Find new requests, and show answers that are durable."""
         try:
             control = self._controls.get(job_id) or self._controls.setdefault(job_id, self._store.control(job_id))
-            for request_id in control.unanswered():
+            # Of a job that is not ours any more only answers are left to be shown.
+            for request_id in control.unanswered() if takes or kept.answers else ():
                 if request_id <= kept.job.answered_low:
                     control.sweep(kept.job.answered_low)
                 elif request_id in kept.answers:
@@ -194,10 +201,13 @@ class Vigil:
             log.debug("requests of job %s not read: %s", job_id, error)
         if not takes:
             self._controls.pop(job_id, None)
+        if takes and self._watch is None and time.monotonic() - kept.since_s > _WATCH_AFTER_S:
+            self._watch = Watch(self._store.path, self.look_now, self._poll_s)
         if self._watch is not None:
             paths = [self._store.view_paths(job_id).job, f"{self._store.view_paths(job_id).job}/control"]
             for path in paths:
-                if takes and len(self._kept) <= _WATCHED_JOBS_MAX:
+                is_lasting = time.monotonic() - kept.since_s > _WATCH_AFTER_S
+                if takes and is_lasting and len(self._kept) <= _WATCHED_JOBS_MAX:
                     self._watch.add(path)
                 else:
                     self._watch.remove(path)

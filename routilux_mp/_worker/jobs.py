@@ -9,15 +9,25 @@ from __future__ import annotations
 import logging
 from typing import Any, Protocol
 
+from .._core.batch import Batch
 from .._core.effects import Part, Work
 from .._core.stimuli import StateOp
 from .._core.topology import RoutineSpec, Topology
 from .._serialization.batch import Unreadable, decode_batch, decode_value, encode_value
-from .._serialization.places import cursor_place, emission_place, log_place, message_place, slot_place, state_place
+from .._serialization.places import (
+    cursor_place,
+    emission_place,
+    log_place,
+    message_place,
+    output_place,
+    slot_place,
+    state_place,
+)  # fmt: skip
 from .._serialization.signing import Signer
 from ..errors import EmissionNotSerializable
 from .batches import Item
 from .invoke import IMMEDIATE, Call, LogicCall, logic_call, map_keys, only_parameter, slot_call
+from .past import LogOnDisk
 from .spill import PayloadReader
 from .state import SHARED, ActivationJobState, Key, Raw
 from .wire import JobInfo
@@ -45,6 +55,7 @@ class JobHere:
         self._workers = {spec.routine_id: spec.workers for spec in self.topology.routines}
         self.signer = Signer(info.keys) if info.keys else None
         self._payloads = PayloadReader(info.blob_dir)
+        self.past = LogOnDisk(self)
         self.update(info)
 
     def update(self, info: JobInfo) -> None:
@@ -65,6 +76,7 @@ class JobHere:
         """Bring the copy of the state up to date."""
         if work.is_reset:
             self.state.clear()
+            self.past.forget()
         for scope, key, value in work.state:
             if value is None:
                 self.state.pop((scope, key), None)
@@ -109,7 +121,36 @@ class JobHere:
 
     def encode_log(self, entry: Any) -> bytes:
         """An entry of the shared log as bytes."""
-        return encode_value(entry, self.signer, log_place(self.info.job_id))
+        return self._encode_at(entry, log_place(self.info.job_id), "shared log")
+
+    def decode_log(self, data: bytes) -> Any:
+        """The entry again."""
+        return self.decode_at(data, log_place(self.info.job_id))
+
+    def encode_output(self, routine_id: str, output_type: str, data: Any) -> bytes:
+        """An output as bytes."""
+        place = output_place(self.info.job_id, routine_id, output_type)
+        return self._encode_at(data, place, f"output '{output_type}' of routine '{routine_id}'")
+
+    def encode_deferred(self, routine_id: str, event: str, data: dict[str, Any]) -> bytes:
+        """A deferred emission, as the batch of one that it will be."""
+        place = emission_place(self.info.job_id, routine_id, event)
+        return self._encode_at(data, place, f"Routine '{routine_id}', deferred event '{event}'")
+
+    def decode_at(self, data: bytes, place: bytes) -> Any:
+        """A value that belongs to a place."""
+        return decode_value(data, self.signer, place)
+
+    def decode_batch(self, batch: Batch, place: bytes) -> list[Any]:
+        """The emissions of a batch as the log has it."""
+        assert batch.data is not None, "records carry their data"
+        return readable(decode_batch(self._payloads.open(batch.data), self.signer, place))
+
+    def _encode_at(self, value: Any, place: bytes, where: str) -> bytes:
+        try:
+            return encode_value(value, self.signer, place)
+        except EmissionNotSerializable as error:
+            raise EmissionNotSerializable(f"{where}: {error}") from error
 
 
 class RoutineHere:
@@ -127,7 +168,7 @@ class RoutineHere:
         #: What it emits, until it is reported; there is always a first one.
         self.out: list[list[Item]] = [[] for _ in spec.events] or [[]]
         self.state = ActivationJobState(
-            self._job_id, job.info.flow_id, spec.routine_id, job.state, job, job.is_contended
+            self._job_id, job.info.flow_id, spec.routine_id, job.state, job, job.is_contended, job.past
         )  # fmt: skip
         self.cursor_place = cursor_place(self._job_id, spec.routine_id)
         self._incoming: dict[int, dict[str, str] | None] = getattr(routine, "_incoming", {})
@@ -208,6 +249,21 @@ class RoutineHere:
             return lambda _: self.call_logic(data, message)
         return lambda _: [call(item) for call, item in calls] and None
 
+    def mapping_of(self, part: Part) -> dict[str, str] | None:
+        """How the names of what came through this part's connection change."""
+        return self._incoming.get(part.connection)
+
+    def decode(self, part: Part) -> list[Any]:
+        """The emissions of a part; one that cannot be built here is raised."""
+        return readable(self._job.decode_part(self, part))
+
+    def encode_message(self, message: Any) -> bytes:
+        """What a policy says to the logic, as bytes."""
+        try:
+            return encode_value(message, self._job.signer, message_place(self._job_id, self.routine_id))
+        except EmissionNotSerializable as error:
+            raise EmissionNotSerializable(f"Routine '{self.routine_id}', message of its policy: {error}") from error
+
     def origin_of(self, part: Part) -> bytes:
         """The place where the emissions of this part were made."""
         if part.connection < 0:
@@ -251,6 +307,9 @@ class RoutineHere:
                 changed[name] = now
                 self.state.set_hidden(f"__field__:{name}", getattr(self.object, name))
         taken = self.state.finish()
+        for op in taken[0]:
+            if op.op == "log" and isinstance(op.value, bytes):
+                self._job.past.remember(op.value)
         self.fields.update(changed)
         return taken
 

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from types import GeneratorType
@@ -22,6 +23,7 @@ from .._core.effects import GoOn, Part, Revoke, Work
 from .._core.stimuli import Completion
 from .._serialization.batch import Unreadable
 from ..errors import BareYield
+from .asking import answers_of
 from .failures import describe
 from .invoke import Call
 from .jobs import JobHere, RoutineHere, Routines
@@ -57,6 +59,8 @@ class Worker:
         self.queue: deque[Task] = deque()
         #: After a failure everything is dropped until the supervisor, which hands it all back, says so.
         self._drop_until: int | None = None
+        #: The last dispatch that was taken back by a message read so far (the page may know of later ones).
+        self._taken_back = 0
         self.is_over = False
         self.transaction = Transaction(self._send, page.numbers, self._wait_in_handler)
         self._sender = _LateSender(self.transaction)
@@ -87,6 +91,7 @@ class Worker:
                     if dispatch == self.transaction.dispatch and self.transaction.unanswered:
                         self.transaction.unanswered -= 1
                 case Revoke(_, dispatch):
+                    self._taken_back = max(self._taken_back, dispatch)
                     if self._drop_until is not None and dispatch >= self._drop_until:
                         self._drop_until = None
                 case JobInfo():
@@ -129,9 +134,12 @@ class Worker:
             transaction.resume_cursor = routine.decode_cursor(work.cursor)
             if routine.fields:
                 routine.load_fields()
-            runs = self._inputs(job, routine, work)
+            runs = self._inputs(job, routine, work) if work.question is None else iter(())
         except Exception as error:  # the user's __setstate__ runs here, and its signature is looked at
             self._refuse(job, work, routine, error)
+            return
+        if work.question is not None:
+            self._ask(routine, work)
             return
         index = 0
         for call, items, seq in runs:
@@ -141,6 +149,25 @@ class Worker:
             index += len(items)
         transaction.flush(is_last=True)
         routine.warn_of_scratch()
+
+    def _ask(self, routine: RoutineHere, work: Work) -> None:
+        """Have the routine's policy answer, watched like a handler. Whatever else it does leaves no trace."""
+        transaction, numbers = self.transaction, self._numbers
+        numbers[START_NS] = begin = time.monotonic_ns()
+        numbers[INDEX] = 0
+        transaction.enter_handler()
+        try:
+            try:
+                answers = answers_of(routine, work)
+            finally:
+                transaction.leave_handler()
+        except BaseException as error:  # a policy's failure is its own, whatever it raises
+            self._fail(error)
+            return
+        transaction.rollback()
+        numbers[INDEX] = IDLE
+        busy_ns = time.monotonic_ns() - begin
+        self._send(transaction.job.info.job_id, Completion(work.dispatch, 1, answers=answers, busy_ns=busy_ns))
 
     def _inputs(self, job: JobHere, routine: RoutineHere, work: Work) -> Iterator[tuple[Call, list[Any], int]]:
         """(what to call, with which items, number of the first) per part; decoded when it is their turn."""
@@ -260,6 +287,7 @@ class Worker:
             transaction.flush(is_last=True)
             raise error  # in the caller's own process it is the caller's
         failure = describe(error, transaction.routine.is_retryable(error))
+        traceback.clear_frames(error.__traceback__)  # they may hold what used up the memory
         transaction.flush(is_last=True, failure=failure)
         self._drop_all(transaction.dispatch)
 
@@ -271,6 +299,8 @@ class Worker:
 
     def _drop_all(self, dispatch: int) -> None:
         """The supervisor hands everything back that it sent before it knew of the failure."""
+        if self._taken_back >= dispatch:
+            return  # it did so while this ran, and has said so: what was read since is new
         self.queue.clear()
         self._drop_until = dispatch
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol
 
-from .._core.stimuli import StateOp
+from .._core.stimuli import STATE_OPS, StateOp
+from .notes import SHARED, NoteCodec, Notes, Nothing, Past
 
 #: A value as it travels: encoded bytes, a number, or (base, items) of an appended list.
 Raw = bytes | int | float | tuple[Any, Any]
@@ -19,20 +20,15 @@ Key = tuple[str, str]
 
 #: Keys of a routine's state that the worker itself keeps there; no user sees them.
 HIDDEN_PREFIXES = ("__slot__:", "__field__:")
-SHARED = ""
 #: Values that cannot be changed in place, so nobody need look whether they were.
 _ATOMS = frozenset((int, float, str, bytes, bool, type(None)))
 _NUMBER_MAX = 1 << 63
 
 
-class ValueCodec(Protocol):
+class ValueCodec(NoteCodec, Protocol):
     """Encodes values of shared state for one job."""
 
-    def encode_state(self, scope: str, key: str, value: Any) -> bytes: ...
-
     def decode_state(self, scope: str, key: str, data: bytes) -> Any: ...
-
-    def encode_log(self, entry: Any) -> bytes: ...
 
 
 class Missing:
@@ -42,7 +38,7 @@ class Missing:
 _MISSING = Missing()
 
 
-class ActivationJobState:
+class ActivationJobState(Notes):
     """``job_state`` in a handler: identity, routine states, shared data, shared log.
 
     One object per job and routine in a worker; :meth:`finish` and :meth:`rollback` end an
@@ -51,25 +47,22 @@ class ActivationJobState:
 
     def __init__(
         self, job_id: str, flow_id: str, routine_id: str, committed: dict[Key, Raw], codec: ValueCodec,
-        is_contended: Callable[[str], bool],
+        is_contended: Callable[[str], bool], past: Past | None = None,
     ) -> None:  # fmt: skip
+        super().__init__(codec, past or Nothing())
         self.job_id = job_id
         self.flow_id = flow_id
         self.current_routine_id = routine_id
         self.status = "running"
-        #: Committed records are read by the caller, not in a worker.
-        self.execution_history: tuple[Any, ...] = ()
         #: Something was read or changed since the last finish.
         self.is_touched = False
         self._committed = committed
         self._codec = codec
         self._is_contended = is_contended
         self._own: dict[Key, Raw | Missing] = {}  # changes of this activation
-        self._ops: list[StateOp] = []
         self._reads: set[Key] = set()
         self._lent: dict[Key, tuple[Any, bytes]] = {}  # objects that may be changed in place, as they were
         self._lent_states: dict[str, tuple[dict[str, Any], dict[str, bytes]]] = {}
-        self._log: list[dict[str, Any]] = []
 
     # -- routine states -------------------------------------------------------------------------
 
@@ -147,30 +140,7 @@ class ActivationJobState:
         self._own[routine_id, key] = (base, (*items, data))
         self._ops.append(StateOp("append", routine_id, key, data))
 
-    # -- shared log -----------------------------------------------------------------------------
-
-    def append_to_shared_log(self, entry: dict[str, Any]) -> None:
-        """Add an entry to the log that all routines share."""
-        if not isinstance(entry, dict):
-            raise TypeError(f"an entry of the shared log is a dict, got {type(entry).__name__}")
-        self.is_touched = True
-        self._ops.append(StateOp("log", SHARED, "", self._codec.encode_log(entry)))
-        self._log.append(dict(entry))
-
-    def get_shared_log(self, filter_func: Callable[[dict[str, Any]], bool] | None = None) -> list[dict[str, Any]]:
-        """The entries of this activation; the whole log is the caller's to read."""
-        return [dict(entry) for entry in self._log if filter_func is None or filter_func(entry)]
-
-    def get_execution_history(self, routine_id: str | None = None) -> list[Any]:
-        """Empty: history is read by the caller, not in a worker."""
-        return []
-
     # -- the worker's side ----------------------------------------------------------------------
-
-    def add_op(self, op: StateOp) -> None:
-        """An operation of the worker's own."""
-        self.is_touched = True
-        self._ops.append(op)
 
     def get_hidden(self, key: str, *, is_read: bool = False) -> Any:
         """A value the worker keeps in the routine's state; ``None`` if there is none.
@@ -190,7 +160,7 @@ class ActivationJobState:
         """What the activation changed, and, if it changed anything, what it read that others may change."""
         self._collect_changes_in_place()
         ops = self._ops
-        reads = tuple(sorted(self._reads)) if any(op.op not in ("log", "output") for op in ops) else ()
+        reads = tuple(sorted(self._reads)) if any(op.op in STATE_OPS for op in ops) else ()
         for key, value in self._own.items():
             if isinstance(value, Missing):
                 self._committed.pop(key, None)

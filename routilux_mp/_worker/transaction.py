@@ -208,11 +208,16 @@ class Transaction:
         self._is_special = self._cursor is not None
 
     def flush(self, *, is_last: bool = False, failure: Failure | None = None) -> None:
-        """Report everything that is finished. Nothing runs meanwhile, so no time-out can strike."""
-        if not self.is_in_handler:
+        """Report everything that is finished. Nothing runs meanwhile, so no time-out can strike.
+
+        A failure that cannot even be reported (no memory is left) must not be nobody's: it is charged as a crash.
+        """
+        if not self.is_in_handler and failure is None:
             self._numbers[INDEX] = IDLE
         if is_last or self.done or self._cursor is not None:
             self._report(is_last, failure)
+        if failure is not None:
+            self._numbers[INDEX] = IDLE
 
     def discard(self) -> None:
         """Forget everything that is not reported, finished or not."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from .._core.batch import Batch
 from .._core.effects import GoOn, Part, Revoke, Work
-from .._core.stimuli import Completion, Emit, Failure, StateOp
+from .._core.stimuli import Answer, Completion, Emit, Failure, StateOp
 from .._serialization.packing import pack, unpack
 
 _LENGTH = Struct("<I")
@@ -138,35 +138,47 @@ class Frames:
 
 def _work_to_plain(w: Work) -> tuple[Any, ...]:
     parts = [(p.slot, p.connection, p.batch.count, p.batch.data, p.start, p.count) for p in w.parts]
-    # A value made by appending is an object of the core with a base and items; everything else is plain.
-    state = [
-        (scope, key, value if value is None or isinstance(value, (bytes, int, float)) else (value.base, value.items))  # type: ignore[attr-defined]
-        for scope, key, value in w.state
-    ]
     return (
-        w.dispatch, w.worker, w.routine, w.seqs, parts, w.is_group, w.message, w.attempt, w.cursor, state, w.is_reset,
+        w.dispatch, w.worker, w.routine, w.seqs, parts, w.is_group, w.message, w.attempt, w.cursor, plain_state(w),
+        w.is_reset, w.question,
     )  # fmt: skip
 
 
+def plain_state(w: Work) -> tuple[tuple[str, str, Any], ...]:
+    """The state that goes with the work, as a worker keeps it.
+
+    A value made by appending is an object of the core, which goes on appending to it; everything else is plain.
+    """
+    return tuple(
+        (scope, key, value if value is None or isinstance(value, (bytes, int, float)) else _appended(value))
+        for scope, key, value in w.state
+    )
+
+
+def _appended(value: Any) -> tuple[Any, tuple[bytes, ...]]:
+    return value.base, tuple(value.items)
+
+
 def _work_from_plain(rest: list[Any]) -> Work:
-    dispatch, worker, routine, seqs, parts, is_group, message, attempt, cursor, state, is_reset = rest
+    dispatch, worker, routine, seqs, parts, is_group, message, attempt, cursor, state, is_reset, question = rest
     return Work(
         dispatch, worker, routine, seqs,
         tuple([Part(slot, conn, Batch(count, data), start, n) for slot, conn, count, data, start, n in parts]),
-        is_group, message, attempt, cursor, state, is_reset,
+        is_group, message, attempt, cursor, state, is_reset, question,
     )  # fmt: skip
 
 
 def _completion_to_plain(c: Completion) -> tuple[Any, ...]:
     emits = [(e.event, e.batch.count, e.batch.data) for e in c.emits]
-    return (c.dispatch, c.done, emits, c.ops, c.reads, c.cursor, c.failure, c.is_last, c.busy_ns)
+    return (c.dispatch, c.done, emits, c.ops, c.reads, c.cursor, c.failure, c.is_last, c.busy_ns, c.answers)
 
 
 def _completion_from_plain(rest: list[Any]) -> Completion:
-    dispatch, done, emits, ops, reads, cursor, failure, is_last, busy_ns = rest
+    dispatch, done, emits, ops, reads, cursor, failure, is_last, busy_ns, answers = rest
     return Completion(
         dispatch, done,
         tuple([Emit(event, Batch(count, data)) for event, count, data in emits]),
         tuple([StateOp(*op) for op in ops]),
         reads, cursor, None if failure is None else Failure(*failure), is_last, busy_ns,
+        tuple([Answer(*answer) for answer in answers]),
     )  # fmt: skip

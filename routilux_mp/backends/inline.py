@@ -20,7 +20,7 @@ from .._core.effects import Revoke, Work
 from .._worker.liveness import IDLE, Page
 from .._worker.main import Activity, Worker
 from .._worker.transaction import UNANSWERED_MAX
-from .._worker.wire import Reported, Task
+from .._worker.wire import Reported, Task, plain_state
 from ..errors import BackendError
 from .base import Code, CodeReady, CodeRefused, Died, Event, Exit, Message, Report, Started
 
@@ -130,7 +130,10 @@ class InlineBackend:
             return
         if isinstance(message, Revoke):
             found.page.revoke(message.dispatch)
-        found.channel.inbox.append(Task(job_id, message) if isinstance(message, Work) else message)
+        if isinstance(message, Work):
+            found.channel.inbox.append(Task(job_id, message._replace(state=plain_state(message))))
+        else:
+            found.channel.inbox.append(message)
 
     def poll(self, timeout_s: float | None) -> list[Event]:
         """Run one piece of work of one worker, unless there is something to tell already."""

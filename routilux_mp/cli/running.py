@@ -27,7 +27,7 @@ from .target import load_flow, parse_params
 if TYPE_CHECKING:
     from ..job_state import JobState
 
-_POLL_S = 0.1
+_POLL_S = 0.05
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,23 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-from .protocol import (
-    Disk,
-    Move,
-    Process,
-    Rules,
-    Size,
-    Tasks,
-    Violation,
-    check_acknowledged,
-    check_disk,
-    check_growth,
-    first_disk,
-    moves,
-    power_cut,
-)
+from tests.model.invariants import check_acknowledged, check_disk, check_growth
+from tests.model.protocol import moves, power_cut
+from tests.model.state import Disk, Move, Process, Rules, Size, Tasks, Violation, first_disk
 
 _BITS = 20
 _MASK = (1 << _BITS) - 1
@@ -204,7 +193,7 @@ class Explorer:
         while came_from[path[-1]] >= 0:
             path.append(came_from[path[-1]])
         path.reverse()
-        return [self._label(before, after) for before, after in zip(path, path[1:])]
+        return [self._label(before, after) for before, after in pairwise(path)]
 
     def _label(self, before: int, after: int) -> str:
         disk, acknowledged, crashes, processes = self._state(before)

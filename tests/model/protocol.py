@@ -1,226 +1,30 @@
 """The ownership protocol as a transition system: what one process can do next on one disk.
 
-Not here: exploring the reachable states (`explorer`), or the broken variants (`variants`). No timing
-is assumed anywhere: a process may believe at any moment that the owner is dead, may sleep for ever
-between two steps and wake up later, may crash; a reader may see any earlier prefix; the reply to any
-put may be lost. The rule it owns: a step is one change of the disk, made atomic by the file server.
-
-Names: a *place* is (epoch, number) of a commit file; `Disk.log[e - 1][n - 1]` is the record there.
-Task 0 uses up the job's one blob, task 1 emits the same content again: enough to tell a blob that
-has its own name from one that is named by its content.
+Not here: exploring the reachable states (`explorer`), the broken variants (`variants`). Each flag of
+`Rules` is asked in the one step that it is about.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, Final, NamedTuple
 
-#: Records: a COMMIT is the number of its task (>= 0); OPEN says how many files the epoch before it has.
-SEAL: Final = -1
-_OPEN: Final = -10
-
-Record = int | None
-Tasks = tuple[int, ...]
-Log = tuple[tuple[Record, ...], ...]
-Doomed = tuple[str, int, int]
-#: What a housekeeping thread does next: (step, epoch, argument), () while it rests.
-Keeper = tuple[str, int, tuple[Any, ...]] | tuple[()]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The protocol; each flag that is not at its default takes one rule away."""
-
-    #: A commit file is put if absent; "append": at the end of whatever is there; "overwrite": in place.
-    commit: str = "put"
-    #: A standby makes the epoch immovable with a SEAL before it opens the next.
-    seals: bool = True
-    #: A standby that got the lock goes on in the same epoch.
-    trusts_lock: bool = False
-    #: What an owner makes of a put whose reply was lost.
-    lost_reply: str = "give up"
-    keeps_seal: bool = True
-    keeps_open: bool = True
-    #: COMMIT files of an epoch go only when so many newer snapshots are durable.
-    snapshots_needed: int = 2
-    archives_first: bool = True
-    collects_live_epoch: bool = False
-    #: A failed fsync is tried again on the same file, which then reports success for lost pages.
-    retries_fsync: bool = False
-    blob_name: str = "own"
-    #: The blob goes only when the commit that released it stands.
-    blob_waits_for_commit: bool = True
-    #: Also after a take-over a snapshot may be put. (The store does so only after a roll: a subset.)
-    snapshot_after_takeover: bool = True
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is explored."""
-
-    processes: int = 3
-    tasks: int = 2
-    epochs: int = 3
-    crashes: int = 1
-    #: Whether a standby that read and sleeps is a state of its own. It need not be: as a reading may show
-    #: any earlier prefix, one that read long ago and slept is one that reads now and is shown little.
-    standbys_remember: bool = True
-
-
-class Disk(NamedTuple):
-    """What the file server holds, and (ghosts) what stood first at every place."""
-
-    log: Log
-    first: Log
-    #: By epoch: the tasks that a snapshot of its start contains.
-    snapshots: tuple[Tasks | None, ...]
-    archives: tuple[tuple[Record, ...] | None, ...]
-    has_blob: bool
-    #: Places whose data is not on the medium although it was fsynced "successfully".
-    volatile: frozenset[tuple[int, int]]
-
-
-class Process(NamedTuple):
-    """One process, asleep before its next step."""
-
-    #: idle | seal (about to seal `epoch` after `number`) | open | own | rolled
-    role: str = "idle"
-    epoch: int = 0
-    number: int = 0
-    done: Tasks = ()
-    #: A put of its own, which it believes to have failed, may stand in its next place.
-    is_unsure: bool = False
-    #: Its housekeeping thread, which outlives ownership.
-    keeper: Keeper = ()
-
-
-class Move(NamedTuple):
-    """One step of one process."""
-
-    label: str
-    disk: Disk
-    process: Process
-    #: The task that it now reports as safe.
-    acknowledged: int | None = None
-    is_crash: bool = False
-
-
-class Violation(Exception):
-    """An invariant does not hold."""
-
-
-def opened_after(files: int) -> int:
-    return _OPEN - files
-
-
-def files_before(record: Record) -> int | None:
-    """How many files the epoch before has, as the OPEN `record` says; None when it is no OPEN."""
-    return _OPEN - record if record is not None and record <= _OPEN else None
-
-
-def first_disk(size: Size) -> Disk:
-    """A job was created: OPEN of epoch 1 stands."""
-    log: Log = ((opened_after(0),), *((),) * (size.epochs - 1))
-    none = (None,) * size.epochs
-    return Disk(log, log, none, none, True, frozenset())
-
-
-def record_at(log: Log, epoch: int, number: int) -> Record:
-    if not 1 <= epoch <= len(log) or number > len(log[epoch - 1]):
-        return None
-    return log[epoch - 1][number - 1]
-
-
-def with_record(log: Log, epoch: int, number: int, record: Record) -> Log:
-    row = log[epoch - 1]
-    row += (None,) * (number - len(row))
-    row = (*row[: number - 1], record, *row[number:])
-    while row and row[-1] is None:
-        row = row[:-1]
-    return (*log[: epoch - 1], row, *log[epoch:])
-
-
-# -- reading ------------------------------------------------------------------------------------
-
-
-def history(disk: Disk) -> Tasks:
-    """The truth: all that ever stood, in order, as if nothing were ever deleted."""
-    found: list[int] = []
-    for epoch in range(1, len(disk.first) + 1):
-        row = disk.first[epoch - 1]
-        if not row or row[0] is None:
-            break
-        following = files_before(record_at(disk.first, epoch + 1, 1))
-        for record in row[1:following]:
-            if record is None or record == SEAL:
-                break
-            found.append(record)
-        if following is None:
-            break
-    return tuple(found)
-
-
-def whole_epoch(disk: Disk, epoch: int) -> tuple[Record, ...] | None:
-    """The files of an ended epoch, from its directory or its archive; None: neither has all of them."""
-    archived = disk.archives[epoch - 1]
-    if archived is not None:
-        return archived
-    following = files_before(record_at(disk.log, epoch + 1, 1))
-    if following is None:
-        return None
-    row = disk.log[epoch - 1][:following]
-    is_whole = len(row) == following and None not in row and SEAL not in row[:-1]
-    return row if is_whole else None
-
-
-def tasks_in(row: tuple[Record, ...]) -> Tasks:
-    return tuple(record for record in row if record is not None and record >= 0)
-
-
-def fresh_reading(disk: Disk, *, from_snapshot: bool = True) -> Tasks | None:
-    """What a process that never saw the job reads now; None when it cannot be read to its end."""
-    start = max((e for e, s in enumerate(disk.snapshots, 1) if s is not None), default=1) if from_snapshot else 1
-    done = disk.snapshots[start - 1] or ()
-    for epoch in range(start, len(disk.log) + 1):
-        whole = whole_epoch(disk, epoch)
-        if whole is not None:
-            done += tasks_in(whole)
-            continue
-        row = disk.log[epoch - 1]
-        if record_at(disk.log, epoch + 1, 1) is not None or not row or None in row:
-            return None
-        end = row.index(SEAL) if SEAL in row else len(row)
-        return done + tasks_in(row[:end])
-    return done
-
-
-def stale_readings(disk: Disk) -> set[Process]:
-    """Every position at which a standby may believe that the log ends: any prefix, from any start."""
-    newest = max((e for e, s in enumerate(disk.snapshots, 1) if s is not None), default=1)
-    return {reading for start in {1, newest} for reading in _readings_from(disk, start)}
-
-
-def _readings_from(disk: Disk, start: int) -> Iterator[Process]:
-    done = disk.snapshots[start - 1] or ()
-    for epoch in range(start, len(disk.log) + 1):
-        seen = done
-        for number, record in enumerate(disk.log[epoch - 1], 1):
-            if record is None:
-                break
-            if record == SEAL:
-                yield Process("open", epoch, number, seen)
-                break
-            seen += (record,) if record >= 0 else ()
-            yield Process("seal", epoch, number, seen)
-        whole = whole_epoch(disk, epoch)
-        if whole is None:
-            break
-        done += tasks_in(whole)
-
-
-# -- steps --------------------------------------------------------------------------------------
+from tests.model.state import (
+    SEAL,
+    Disk,
+    Doomed,
+    Keeper,
+    Move,
+    Process,
+    Rules,
+    Size,
+    Violation,
+    files_before,
+    opened_after,
+    record_at,
+    stale_readings,
+    whole_epoch,
+    with_record,
+)
 
 
 def moves(disk: Disk, process: Process, rules: Rules, size: Size) -> Iterator[Move]:
@@ -344,8 +148,10 @@ def _commit(disk: Disk, process: Process, rules: Rules, size: Size) -> Iterator[
             place = (epoch, len(disk.log[epoch - 1]) + 1)
         at = f"COMMIT of task {task} at {place[0]}/{place[1]}"
         after = process._replace(number=number + 1, done=(*done, task), is_unsure=False)
-        put = _put(disk._replace(log=with_record(disk.log, *place, None)) if rules.commit == "overwrite" else disk,
-                   *place, task)
+        before = disk
+        if rules.commit == "overwrite":
+            before = disk._replace(log=with_record(disk.log, *place, None))
+        put = _put(before, *place, task)
         if put is None:
             if is_unsure:
                 yield Move(f"{at}: takes what stands there for it", disk, after, acknowledged=task)
@@ -464,55 +270,3 @@ def _without(disk: Disk, doomed: Doomed) -> Disk:
     if kind == "snapshot":
         return disk._replace(snapshots=(*disk.snapshots[: x - 1], None, *disk.snapshots[x:]))
     return disk._replace(has_blob=False)
-
-
-# -- what must hold ---------------------------------------------------------------------------------
-
-
-def check_disk(disk: Disk, rules: Rules, damaged_max: int) -> None:
-    """Every reader reads the truth, also when any `damaged_max` snapshots and archives are damaged."""
-    truth = history(disk)
-    found = fresh_reading(disk, from_snapshot=False)
-    if found != truth:
-        raise Violation(f"the history reads as {found}, it was {truth}")
-    files = [("snapshots", e) for e, s in enumerate(disk.snapshots) if s is not None]
-    files += [("archives", e) for e, a in enumerate(disk.archives) if a is not None]
-    for count in range(damaged_max + 1):
-        for damaged in combinations(files, count):
-            found = fresh_reading(_damage(disk, damaged))
-            if found is None or set(found) != set(truth):
-                raise Violation(f"with {damaged} damaged the state reads as {found}, it was {truth}")
-    for state in [truth, *_newest_two(disk)]:
-        names_blob = 0 not in state or (rules.blob_name == "content" and 1 in state)
-        if names_blob and not disk.has_blob:
-            raise Violation(f"the blob that state {state} names is gone")
-
-
-def check_acknowledged(disk: Disk, acknowledged: Tasks) -> None:
-    """What was reported as safe is in the history, and nothing is there or was reported twice."""
-    truth = history(disk)
-    if len(set(truth)) != len(truth):
-        raise Violation(f"a task was committed twice: {truth}")
-    if len(set(acknowledged)) != len(acknowledged):
-        raise Violation(f"a task was acknowledged twice: {acknowledged}")
-    lost = set(acknowledged) - set(truth)
-    if lost:
-        raise Violation(f"acknowledged tasks {sorted(lost)} are not in the history {truth}")
-
-
-def check_growth(before: Disk, after: Disk) -> None:
-    """What was once in the history stays where it is."""
-    old, new = history(before), history(after)
-    if new[: len(old)] != old:
-        raise Violation(f"the history {old} became {new}")
-
-
-def _damage(disk: Disk, files: tuple[tuple[str, int], ...]) -> Disk:
-    for kind, index in files:
-        row = getattr(disk, kind)
-        disk = disk._replace(**{kind: (*row[:index], None, *row[index + 1 :])})
-    return disk
-
-
-def _newest_two(disk: Disk) -> list[Tasks]:
-    return [state for state in reversed(disk.snapshots) if state is not None][:2]

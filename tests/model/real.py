@@ -17,9 +17,8 @@ from routilux_mp._storage import frames
 from routilux_mp._storage.layout import parse_commit, parse_epoch
 from routilux_mp._storage.log import Tenure
 from routilux_mp._storage.replay import JobLog
-from routilux_mp._storage.store import Store
 from routilux_mp.errors import Fenced, OutcomeUnknown
-from tests.model.protocol import SEAL, Disk, Log, Tasks, opened_after
+from tests.model.state import SEAL, Disk, Log, Tasks, opened_after
 from tests.support.faulty import OPERATIONS, Crashed
 from tests.support.memory import MemoryFiles
 from tests.support.stores import BASE, JOB, make_store
@@ -153,21 +152,17 @@ class RealProcess:
     def keep_house(self) -> None:
         """The next change of the housekeeping thread, which is started when it does not run yet."""
         if self.keeping is None:
-            assert self._keeper is not None
-            self.keeping = self._stage.enter("keeper", self._keeper.housekeep)
-            self._stage.switch(self.keeping)
-            self._forget_finished_keeper()
+            self.start_keeper()
         if self.keeping is not None:
             self._files.fate = ""
-            self._stage.switch(self.keeping)
-            self._forget_finished_keeper()
+            self._let_keeper_go_on(self.keeping)
 
     def start_keeper(self) -> None:
         """Let the housekeeping thread look around, up to its first change."""
-        assert self._keeper is not None and self.keeping is None
+        assert self._keeper is not None
+        assert self.keeping is None
         self.keeping = self._stage.enter("keeper", self._keeper.housekeep)
-        self._stage.switch(self.keeping)
-        self._forget_finished_keeper()
+        self._let_keeper_go_on(self.keeping)
 
     def crash(self) -> None:
         """Nothing of it is left."""
@@ -175,8 +170,9 @@ class RealProcess:
             if actor is not None:
                 self._stage.kill(actor)
 
-    def _forget_finished_keeper(self) -> None:
-        if self.keeping is not None and self.keeping.is_done:
+    def _let_keeper_go_on(self, keeper: Actor) -> None:
+        self._stage.switch(keeper)
+        if keeper.is_done:
             self.keeping = None
 
     def _own(self, tenure: Tenure) -> None:
@@ -208,7 +204,8 @@ def real_disk(files: MemoryFiles, epochs: int) -> Disk:
         folder, _, name = path.removeprefix(f"{BASE}/").rpartition("/")
         if folder.startswith("epochs/"):
             epoch, number = parse_epoch(folder.removeprefix("epochs/")), parse_commit(name)
-            assert epoch is not None and number is not None
+            assert epoch is not None
+            assert number is not None
             rows.setdefault(epoch, {})[number] = _record(frames.decode(raw, path))
         elif folder == "snapshots":
             state = frames.decode(raw, path).frames[0]
@@ -234,10 +231,3 @@ def _record(file: frames.CheckpointFile) -> int:
         document = frames.decode_document(file.frames[0], "OPEN")
         return opened_after(document["predecessor"]["files"])
     return SEAL if kind == frames.SEAL else int(file.frames[0])
-
-
-def make_process(disk: MemoryFiles, stage: Stage, seed: int) -> RealProcess:
-    return RealProcess(disk, stage, seed)
-
-
-__all__ = ["ParkingFiles", "RealProcess", "Store", "make_process", "real_disk", "released_in", "tasks_of"]

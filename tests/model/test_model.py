@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.model.explorer import Explorer
-from tests.model.protocol import SEAL, Disk, Rules, Size
+from tests.model.state import SEAL, Disk, Rules, Size
 from tests.model.variants import BROKEN, Variant
 
 FULL = Size(processes=3, tasks=2, epochs=3, crashes=1, standbys_remember=False)

@@ -12,8 +12,9 @@ import random
 import pytest
 
 from routilux_mp._storage.housekeeping import Housekeeper
-from tests.model.protocol import SEAL, Disk, Move, Process, Rules, Size, first_disk, fresh_reading, moves
+from tests.model.protocol import moves
 from tests.model.real import RealProcess, real_disk
+from tests.model.state import SEAL, Disk, Move, Process, Rules, Size, first_disk, fresh_reading
 from tests.support.memory import MemoryFiles
 from tests.support.stores import truth
 from tests.support.turns import Stage
@@ -131,14 +132,14 @@ class Replay:
         return RealProcess(self._files, self._stage, next(self._seeds))
 
 
-def replay(seed: int) -> Disk:
-    """The disk at the end of the trace."""
+def replay(seed: int) -> Replay:
+    """One trace to its end."""
     stage = Stage()
     try:
         both = Replay(seed, stage)
         while len(both.labels) < STEPS and SEAL not in both.disk.log[-1]:
             both.step()
-        return both.disk
+        return both
     finally:
         stage.close()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .protocol import Rules, Size
+from tests.model.state import Rules, Size
 
 _PAIR = Size(processes=2, tasks=2, epochs=3, crashes=1, standbys_remember=False)
 #: A place of epoch 2 is free again only after snapshots 3 and 4.

@@ -28,7 +28,8 @@ def benches(draw: st.DrawFn) -> OnBench:
     def one(name: str, slots: int, policy: PolicySpec) -> Any:
         return routine(
             name, slots=slots, policy=policy, error=draw(st.sampled_from(ERRORS)),
-            workers=draw(st.sampled_from((1, 2, 0))), is_ordered=draw(st.booleans()), queue_max=draw(st.sampled_from((1, 3, 1000))),
+            workers=draw(st.sampled_from((1, 2, 0))), is_ordered=draw(st.booleans()),
+            queue_max=draw(st.sampled_from((1, 3, 1000))),
         )  # fmt: skip
 
     bench = OnBench(
@@ -61,7 +62,8 @@ def _something(draw: st.DrawFn, bench: OnBench, works: dict[int, Any]) -> None:
             cursor = b"c" if done < left and draw(st.integers(0, 3)) == 0 else None
             bench.report(
                 work, done, emits=emits, ops=ops if done else (),
-                reads=[("", "k")] if done == 1 and len(ops) > 1 else (), cursor=cursor, failure=draw(st.sampled_from((ERROR, TIMEOUT))) if fails else None,
+                reads=[("", "k")] if done == 1 and len(ops) > 1 else (), cursor=cursor,
+                failure=draw(st.sampled_from((ERROR, TIMEOUT))) if fails else None,
                 is_last=fails or (done == left and cursor is None) or draw(st.booleans()),
             )  # fmt: skip
         case "lost":

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from routilux_mp import ErrorHandler, Flow, JobState, Routine, Runtime
+from routilux_mp.backends.base import Exit
+from routilux_mp.backends.nursery import _Memory
 from routilux_mp.errors import CheckpointDamaged
 from tests.recovery import processes
 
@@ -150,8 +152,6 @@ def test_a_worker_that_dies_between_activations_charges_nobody(tmp_path: Path) -
     """Killed by somebody while it has nothing to do: a new one does what comes next."""
     flow = job(lambda routine: None)
     with Runtime(3, checkpoint_dir=str(tmp_path)) as runtime:
-        state = runtime.exec(flow)  # without parameters the trigger is activated: n is missing
-        del state
         state = runtime.exec(flow, {"n": 1}, settle_s=DEADLINE_S)
         assert state.status == "completed"
         workers = processes.family(os.getpid()).workers
@@ -222,6 +222,14 @@ def test_a_routine_that_cannot_live_in_a_worker_is_no_hang(tmp_path: Path) -> No
         assert state.status == "completed"
         assert len(state.dead_letters) == 3
         assert all("exited with status 4" in report for report in errors(state))
+
+
+def test_a_handler_that_closes_all_descriptors_fails_its_job(tmp_path: Path) -> None:
+    """As careless daemons do: the worker can never report again, and dies whenever it tries."""
+    with ended(job(lambda routine: os.closerange(3, 256)), tmp_path) as state:
+        assert state.status == "failed"
+        assert "die before they begin with their work: worker process" in str(state.error)
+        assert results(state) == list(range(BAD))
 
 
 # -- what is no crash ---------------------------------------------------------------------------
@@ -340,3 +348,36 @@ def test_a_job_that_cannot_be_read_says_so_at_once(tmp_path: Path) -> None:
     (tmp_path / state.job_id / "format.json").unlink()
     with Runtime(3, checkpoint_dir=str(tmp_path)) as runtime, pytest.raises(CheckpointDamaged, match=r"format\.json"):
         runtime.resume_job(state.job_id)
+
+
+# -- memory -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> _Memory:
+    """Looks at made-up files of a cgroup with a limit of 1 GiB."""
+    made = _Memory()
+    made._events, made._limit = str(tmp_path / "memory.events"), str(tmp_path / "memory.max")
+    (tmp_path / "memory.max").write_text(f"{1 << 30}\n")
+    (tmp_path / "memory.events").write_text("oom 0\noom_kill 0\n")
+    made.looks_exhausted(0)  # what was counted before does not count
+    return made
+
+
+def test_a_killed_worker_is_likely_out_of_memory_when_the_kernel_counted_a_victim(
+    memory: _Memory, tmp_path: Path
+) -> None:
+    assert not memory.looks_exhausted(10 << 20)
+    (tmp_path / "memory.events").write_text("oom 1\noom_kill 1\n")
+    assert memory.looks_exhausted(10 << 20)
+    assert not memory.looks_exhausted(10 << 20)  # that victim was the one before
+
+
+def test_a_killed_worker_is_likely_out_of_memory_when_it_held_most_of_it(memory: _Memory) -> None:
+    assert not memory.looks_exhausted(400 << 20)
+    assert memory.looks_exhausted(600 << 20)
+
+
+def test_the_report_says_what_is_likely() -> None:
+    report = Exit(7, signal=signal.SIGKILL, peak_rss_bytes=600 << 20, is_oom_suspected=True).report
+    assert report == "worker process 7 was ended by SIGKILL; peak memory 600 MiB; likely out of memory"

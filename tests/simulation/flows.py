@@ -13,6 +13,8 @@ from random import Random
 from typing import NamedTuple
 
 from routilux_mp._core.topology import ConnectionSpec, ErrorSpec, PolicySpec, RoutineSpec, Topology
+from routilux_mp._serialization.packing import pack, unpack
+from routilux_mp._worker.spill import REFERENCE, is_reference
 
 #: A value is ``hops * HOP + ident``: how often it may go round a cycle, and who it is.
 HOP = 100_000
@@ -64,12 +66,14 @@ class Expected:
     unconsumed: Counter[int] = field(default_factory=Counter)
 
 
-def encode(values: list[int]) -> bytes:
-    return array("q", values).tobytes()
+def encode(values: list[int], blob: str = "") -> bytes:
+    """A payload; with ``blob`` a reference to a blob of that name, which carries the values in its digest."""
+    data = array("q", values).tobytes()
+    return REFERENCE + pack((blob, len(data), data, 0, len(data))) if blob else b"\0" + data
 
 
 def decode(data: bytes) -> list[int]:
-    return array("q", data).tolist()
+    return array("q", unpack(data[1:])[2] if is_reference(data) else data[1:]).tolist()
 
 
 def mix(a: int, b: int) -> int:
@@ -286,7 +290,7 @@ def _shape(rng: Random, flow_id: str) -> tuple[Topology, tuple[Program, ...]]:
     for number in range(count):
         if not events[number] or rng.random() < 0.4:
             events[number] += 1  # connected to nothing: results
-    on_cycle = _on_cycle(edges, count)
+    on_cycle = {n for source, target in loops for n in range(target, source + 1)}  # a chain with one way back
     stateful = rng.choice((0.0, 0.15, 0.15, 0.5, 0.9))
     routines, programs = [], []
     for number in range(count):
@@ -312,23 +316,6 @@ def _edges(rng: Random, shape: str, count: int) -> list[tuple[int, int]]:
         back = rng.randint(1, count - 1)
         edges.append((rng.randint(back, count - 1), back))
     return edges
-
-
-def _on_cycle(edges: list[tuple[int, int]], count: int) -> set[int]:
-    down: list[set[int]] = [set() for _ in range(count)]
-    for source, target in edges:
-        down[source].add(target)
-    found = set()
-    for start in range(count):
-        seen: set[int] = set()
-        stack = [start]
-        while stack:
-            for target in down[stack.pop()] - seen:
-                seen.add(target)
-                stack.append(target)
-        if start in seen:
-            found.add(start)
-    return found
 
 
 def _routine(

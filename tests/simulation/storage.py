@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Literal, Protocol
 
@@ -25,6 +25,8 @@ class Watcher(Protocol):
     def stood(self, job_id: str, place: tuple[int, int], frames: Sequence[bytes]) -> None: ...
 
     def rolled(self, job_id: str, snapshot: bytes) -> None: ...
+
+    def released(self, job_id: str, blobs: Iterable[str]) -> None: ...
 
 
 class Disk:
@@ -131,6 +133,9 @@ class SimTenure:
             self.number += 1
             self._rolling = snapshot
         self._open_if_rolling()
+
+    def release_blobs(self, names: Iterable[str]) -> None:
+        self.disk.watcher.released(self.job_id, names)
 
     def housekeep(self) -> None:
         if self._snapshot is not None and self.disk.puts_left is None:

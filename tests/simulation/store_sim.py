@@ -8,8 +8,13 @@ got a name, in which order, and what owners were told.
 
 from __future__ import annotations
 
+import argparse
+import logging
 import random
 import re
+import sys
+import time
+from collections import Counter
 from typing import Any, NamedTuple
 
 from routilux_mp._storage import frames
@@ -101,13 +106,11 @@ class World:
         if self.is_over or not process.is_alive:
             raise Crashed
 
-    def before_link(self, process: Incarnation, name: str, raw: bytes) -> None:
+    def before_link(self, process: Incarnation, name: str) -> None:
         """Everything is decided, and nothing done yet: the worst moment to be paused."""
         if process.is_alive and not self.is_over and _COMMIT_FILE.fullmatch(name):
             if self.random.random() < self.sleep_before_put_share:
-                # A standby that wakes up with its SEAL after everything else is over, or after a while.
-                kind = frames.unpack_header(raw, name).kind
-                self.doze(until_all_sleep=kind == SEAL and self.random.random() < 0.5)
+                self.doze(until_all_sleep=self.random.random() < 0.5)
 
     def doze(self, *, until_all_sleep: bool = False) -> None:
         """The current thread sleeps: a paused host, a hung mount."""
@@ -164,6 +167,18 @@ class World:
             found += here.tasks
             epoch, number = (epoch + 1, 1) if here.kind == SEAL else (epoch, number + 1)
         return found
+
+    def met(self) -> dict[str, int]:
+        """How often this run came across what the rules are about."""
+        return {
+            "owners": len(self.owners),
+            "acknowledged tasks": len(self.acknowledged),
+            "COMMITs collected": self.collected,
+            "SEALs of sleepers where a COMMIT was collected": self.late_seals,
+            "stale answers": self.stale_answers,
+            "faults": self.faults,
+            "crashes": self.crashes,
+        }
 
     def took_over(self, log: JobLog, epoch: int) -> None:
         read, truth = tasks_of(log), self._begun_with[epoch]
@@ -338,3 +353,28 @@ def check_end(world: World) -> None:
         world.demand(read[: len(history)] == history, f"the history {history} became {read}")
     if world.broken is not None:
         raise world.broken
+
+
+def main() -> int:
+    """`scripts/simulate_store`: as many seeds as one likes, and any one of them again."""
+    parser = argparse.ArgumentParser(prog="scripts/simulate_store", description="Simulate the store, one run per seed.")
+    parser.add_argument("--seeds", type=int, default=2_000, help="how many (default: %(default)s)")
+    parser.add_argument("--from", type=int, default=0, dest="first", help="the first one (default: %(default)s)")
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    begin, seen, broken = time.monotonic(), Counter[str](), 0
+    for seed in range(options.first, options.first + options.seeds):
+        try:
+            seen.update(simulate(seed).met())
+        except (AssertionError, RoutiluxError, OSError, ValueError, KeyError) as error:
+            broken += 1
+            print("\n".join([f"{type(error).__name__}: {error}", *error.__notes__]), file=sys.stderr)
+    took = time.monotonic() - begin
+    print(f"{options.seeds} seeds, {broken} broken, {took:.1f} s, {took / max(1, options.seeds) * 1000:.1f} ms each")
+    for what, count in seen.items():
+        print(f"  {count:10} {what}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

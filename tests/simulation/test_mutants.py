@@ -12,10 +12,9 @@ import pytest
 
 from routilux_mp._core import apply as apply_module
 from routilux_mp._core import decide as decide_module
-from routilux_mp._core import policy, records, select
+from routilux_mp._core import plain, policy, queues, records, select
 from routilux_mp._core import stimuli as st
 from routilux_mp._core.job import Job
-from routilux_mp._storage import codec
 from routilux_mp._supervisor import live as live_module
 from routilux_mp._supervisor import loop as loop_module
 from tests.simulation import world as world_module
@@ -69,10 +68,10 @@ def forget_which_attempt_it_was(patch: pytest.MonkeyPatch) -> None:
 def release_out_of_order(patch: pytest.MonkeyPatch) -> None:
     def release(job: Job, number: int, ranges: Any, partial: int, emits: tuple[st.Emit, ...], commit: int) -> None:
         for emit in emits:
-            apply_module._route(job, number, emit, commit)
+            queues.route(job, number, emit, commit)
         job.routines[number].next_release += sum(ranges[1::2])
 
-    patch.setattr(apply_module, "_release_in_order", release)
+    patch.setattr(apply_module, "release_in_order", release)
 
 
 def never_see_a_conflict(patch: pytest.MonkeyPatch) -> None:
@@ -102,13 +101,13 @@ def aggregate_before_the_retries_are_done(patch: pytest.MonkeyPatch) -> None:
 
 
 def leave_retries_out_of_the_snapshot(patch: pytest.MonkeyPatch) -> None:
-    old = codec._routine_out
-    patch.setattr(codec, "_routine_out", lambda r: {**old(r), "special": []})
+    old = plain._routine_out
+    patch.setattr(plain, "_routine_out", lambda r: {**old(r), "special": []})
 
 
 def leave_held_emissions_out_of_the_snapshot(patch: pytest.MonkeyPatch) -> None:
-    old = codec._routine_out
-    patch.setattr(codec, "_routine_out", lambda r: {**old(r), "held": []})
+    old = plain._routine_out
+    patch.setattr(plain, "_routine_out", lambda r: {**old(r), "held": []})
 
 
 def commit_again_when_the_roll_was_blocked(patch: pytest.MonkeyPatch) -> None:
@@ -176,13 +175,6 @@ def forget_whose_change_came_before(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Job, "changed_for", changed_for)
 
 
-def forget_what_replaced_a_workers_own_change(patch: pytest.MonkeyPatch) -> None:
-    def dispatched(old: Any) -> Any:
-        return lambda job, record, *rest: old(job, record._replace(shipped=()), *rest)
-
-    _in_table(patch, apply_module._APPLY, records.Dispatched, dispatched)
-
-
 MUTANTS: list[Patch] = [
     dispatch_before_the_commit_stands,
     count_a_report_after_the_hand_back,
@@ -202,7 +194,6 @@ MUTANTS: list[Patch] = [
     show_what_is_not_durable,
     run_two_at_once_in_a_sequential_job,
     forget_whose_change_came_before,
-    forget_what_replaced_a_workers_own_change,
 ]
 
 

@@ -42,7 +42,7 @@ def test_everything_that_can_happen_does() -> None:
         "Submitted", "Completed", "Failed", "Taken", "Posted", "Annotated", "PauseAsked", "Paused", "Resumed",
         "StopAsked", "Closed", "Ended", "completed", "failed", "cancelled", "retry", "again", "continue", "skip",
         "tolerate", "stop", "dead", "dead_stop", "conflict", "cursor", "held", "bound lifted", "worker killed",
-        "worker lost", "supervisor died", "handed over", "disk full", "outcome unknown", "readopted", "rolls", "spilled", "repeated",
-        "Answered", "Revived", "Skipped", "asked again",
+        "worker lost", "supervisor died", "handed over", "disk full", "outcome unknown", "readopted", "rolls",
+        "spilled", "repeated", "Answered", "Revived", "Skipped", "asked again", "blob released",
     ):  # fmt: skip
         assert seen[what], f"{what} never happened"

@@ -35,13 +35,14 @@ def draw_troubles(rng: Random) -> list[Trouble]:
         ("worker killed", 2, _kill_worker, 0.4),
         ("worker lost", 4, _lose_worker, 0.3),
         ("supervisor crash", 3, _crash, 0.4),
+        ("crash while ending", 1, _crash_while_ending, 0.5),
         ("disk full", 3, _block, 0.2),
         ("outcome unknown", 2, _unknown, 0.15),
         ("pause asked", 3, lambda w: _tell_one(w, Pause("seed")), 0.25),
         ("cancel asked", 1, _cancel, 0.06),
-        ("retry asked", 3, lambda w: _ask(w, Retry()), 0.15),
+        ("retry asked", 3, lambda w: _ask(w, Retry()), 0.3),
         ("skip asked", 1, lambda w: _ask(w, Skip()), 0.06),
-        ("asked again", 2, lambda w: _ask(w, None), 0.1),
+        ("asked again", 2, lambda w: _ask(w, None), 0.3),
         ("annotated", 4, _annotate, 0.2),
         ("drained", 1, _drain, 0.15),
     ]
@@ -75,6 +76,13 @@ def _lose_worker(world: World) -> bool:
 
 
 def _crash(world: World) -> None:
+    raise SupervisorGone
+
+
+def _crash_while_ending(world: World) -> bool:
+    """Between the wish, or the failure, that ends a job and its end."""
+    if not any(live.job.closing and live.in_flight is None for live in world.loop.jobs.values()):
+        return False
     raise SupervisorGone
 
 

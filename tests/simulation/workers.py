@@ -257,13 +257,15 @@ class SimWorker:
         c.performed = going_on
 
     def batches(self, out: list[tuple[int, int]]) -> list[Emit]:
-        """Per event in order, cut into batches as chance has it."""
+        """Per event in order, cut into batches as chance has it; some of them go into a blob together."""
+        blob = f"b{self.number}-{len(self.world.audit.performed)}" if self.rng.random() < 0.1 else ""
         emits: list[Emit] = []
         for event in dict.fromkeys(e for e, _ in out):
             values = [v for e, v in out if e == event]
             while values:
                 size = self.rng.randint(1, 6)
-                emits.append(Emit(event, Batch(len(values[:size]), encode(values[:size]))))
+                data = encode(values[:size], blob if self.rng.random() < 0.7 else "")
+                emits.append(Emit(event, Batch(len(values[:size]), data)))
                 del values[:size]
         return emits
 

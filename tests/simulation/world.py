@@ -337,7 +337,8 @@ class World:
             sim = self.backend.workers[w.worker]
             lines.append(
                 f"  worker {w.worker} {w.code_id}/{w.routine} load={w.load} yielding={w.is_yielding} "
-                f"leaving={w.is_leaving} drop={sim.drop_until} current={sim.current and sim.current.work.dispatch} hang={sim.is_hanging}"
+                f"leaving={w.is_leaving} drop={sim.drop_until} hang={sim.is_hanging} "
+                f"current={sim.current and sim.current.work.dispatch}"
             )
         return "\n".join(lines)
 

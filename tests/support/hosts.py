@@ -47,7 +47,7 @@ class World(Protocol):
     def turn(self, process: Any) -> None:
         """A file system call of `process` begins; others may run first. Raises Crashed when it is dead."""
 
-    def before_link(self, process: Any, name: str, raw: bytes) -> None:
+    def before_link(self, process: Any, name: str) -> None:
         """A file is about to get its name."""
 
     def placed(self, name: str, raw: bytes) -> None:
@@ -200,7 +200,7 @@ class HostFiles:
         world = self._world
         assert isinstance(node, File)
         raw = bytes(node.data)
-        world.before_link(self._process, target, raw)
+        world.before_link(self._process, target)
 
         def give() -> None:
             operation()

@@ -25,6 +25,8 @@ STOP, GO_ON, SKIP = ErrorSpec("stop"), ErrorSpec("continue"), ErrorSpec("skip")
         (retry(2), False, ERROR, 3, "stop"),
         (retry(2), False, FATAL, 1, "stop"),
         (retry(2), True, TIMEOUT, 1, "retry"),
+        (ErrorSpec("continue", is_critical=True), False, ERROR, 1, "stop"),
+        (ErrorSpec("skip", is_critical=True), False, ERROR, 1, "stop"),
     ],
 )
 def test_the_strategy_decides(
@@ -49,6 +51,7 @@ def test_waits_grow(attempt: int, delay_s: float) -> None:
         (SKIP, 2, "dead"),
         (STOP, 1, "again"),
         (STOP, 2, "dead_stop"),
+        (ErrorSpec("skip", is_critical=True), 2, "dead_stop"),
         (retry(), 2, "dead_stop"),
     ],
 )

@@ -24,7 +24,8 @@ TOPOLOGY = OnBench(
 ).topology.to_plain()
 OPS = (
     set_to("x", b"\x00\xff"), add("n", 2, "a"), add("f", 0.5), StateOp("delete", "a", "y"),
-    StateOp("append", "", "l", b"i"), StateOp("log", "", "", b"entry"), StateOp("output", "", "", ("/tmp/x", "/data/x")),
+    StateOp("append", "", "l", b"i"), StateOp("log", "", "", b"entry"),
+    StateOp("output", "", "", ("/data/.x.part", "/data/x")),
 )  # fmt: skip
 RECORDS: list[rec.Durable] = [
     rec.Submitted(1, "f", TOPOLOGY, 0, 1, Batch(2, b"ab"), b"meta", (b"code",), OPS),
@@ -45,6 +46,11 @@ RECORDS: list[rec.Durable] = [
     rec.Answered(13, "0001", "too late"),
     rec.Revived(14, 1, 3),
     rec.Skipped(15, 1, 3),
+    rec.Declined(16, 1),
+    rec.Adopted(17, "f", {"v": 1}, b"past", (b"code",)),
+    rec.Declined(16, 1),
+    rec.Resumed(9, ((0, Emit(1, Batch(1, b"later"))),)),
+    rec.Adopted(17, "f", {"topology": TOPOLOGY}, b"past", (b"code",)),
 ]
 
 

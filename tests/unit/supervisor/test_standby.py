@@ -1,0 +1,188 @@
+"""What a standby looks at: everything once, then only what can have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from routilux_mp._storage.log import Tenure
+from routilux_mp._storage.store import Store
+from routilux_mp._supervisor import remote
+from routilux_mp._supervisor.standby import Standby
+from routilux_mp.errors import Fenced, NotShippable, RoutiluxError
+from routilux_mp.settings import Settings
+
+
+class Supervisor:
+    """Stands for the supervisor: notes what it is asked to adopt, and refuses as it is told to."""
+
+    def __init__(self, root: Path) -> None:
+        self.settings = Settings(checkpoint_dir=str(root), poll_s=0.0, lease_s=1000.0)
+        self.store = Store(str(root), self.settings)
+        self.store.prepare()
+        self.loop = self
+        self.jobs: dict[str, object] = {}
+        self.asked: list[str] = []
+        self.glances: list[str] = []
+        self.answer: object = "paused"
+        glance = self.store.glance
+
+        def noted(job_id: str) -> object:
+            self.glances.append(job_id)
+            return glance(job_id)
+
+        self.store.glance = noted  # type: ignore[method-assign,assignment]
+
+    def adopt(self, job_id: str, flow_of: object) -> object:
+        self.asked.append(job_id)
+        if isinstance(self.answer, RoutiluxError):
+            raise self.answer
+        return self.answer
+
+    def preload(self, job_id: str, flow_of: object) -> None:
+        pass
+
+
+class Bench:
+    def __init__(self, root: Path) -> None:
+        self.supervisor = Supervisor(root)
+        self.said: list[str] = []
+        self.standby = Standby(self.supervisor, capacity=0, flow_of=lambda flow_id: None, say=self.said.append)  # type: ignore[arg-type]
+        self.owner = Store(str(root), Settings(lease_s=1000.0))
+        self.other = Store(str(root), Settings(lease_s=1000.0, host_id="another host"))
+
+    def job(self, job_id: str, seal: str = "", by: Store | None = None) -> Tenure:
+        tenure = (by or self.owner).create(job_id, b"{}")
+        tenure.commit([b"record"])
+        if seal:
+            tenure.seal(seal)  # type: ignore[arg-type]
+        return tenure
+
+    def look(self) -> list[str]:
+        """One look, and the end of what it began; the jobs that were glanced at."""
+        self.supervisor.glances.clear()
+        self.standby.look()
+        for thread in list(self.standby._taking.values()):
+            thread.join()
+        self.standby._collect()
+        return sorted(self.supervisor.glances)
+
+    def close(self) -> None:
+        self.standby._wakeup.close()
+        for store in (self.supervisor.store, self.owner, self.other):
+            store.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path / "root")
+    yield made
+    made.close()
+
+
+def test_an_ended_job_is_looked_at_once(bench: Bench) -> None:
+    for number in range(5):
+        bench.job(f"ended{number}", "ended").close()
+    assert len(bench.look()) == 5
+    assert bench.look() == []
+    assert bench.supervisor.asked == []
+
+
+def test_a_job_that_a_living_owner_lists_is_not_looked_at(bench: Bench) -> None:
+    tenure = bench.job("running", by=bench.other)
+    heartbeat = bench.other.heartbeat()
+    heartbeat.beat(["running"])
+    assert bench.look() == []
+    heartbeat.beat([])  # it has given it up
+    assert bench.look() == ["running"]
+    assert bench.supervisor.asked == [], "its owner is not silent, and has not sealed it"
+    tenure.close()
+
+
+def test_a_job_that_is_handed_over_is_taken_whatever_its_owner_does(bench: Bench) -> None:
+    bench.job("offered", "handover", by=bench.other).close()
+    bench.other.heartbeat().beat([], offered=["offered"])
+    bench.look()
+    assert bench.supervisor.asked == ["offered"]
+
+
+def test_an_owner_that_left_without_sealing_is_gone(bench: Bench) -> None:
+    bench.job("left", by=bench.other).close()
+    bench.look()
+    assert bench.supervisor.asked == []
+    bench.other.heartbeat().beat([], is_leaving=True)
+    bench.look()
+    assert bench.supervisor.asked == ["left"]
+
+
+def test_a_living_process_of_this_host_is_not_suspected_for_having_no_heartbeat(bench: Bench) -> None:
+    tenure = bench.job("mine")  # by this very process, under another token
+    bench.standby._owners.heartbeats._clock = lambda: 1e9
+    bench.look()
+    assert bench.supervisor.asked == []
+    tenure.close()
+
+
+def test_a_roll_invites_nobody(bench: Bench) -> None:
+    tenure = bench.job("rolling", "roll", by=bench.other)
+    bench.look()
+    assert bench.supervisor.asked == []
+    tenure.close()
+
+
+def test_a_paused_job_is_left_alone_until_something_of_it_changes(bench: Bench) -> None:
+    bench.job("paused", "handover").close()
+    bench.look()
+    bench.look()
+    bench.look()
+    assert bench.supervisor.asked == ["paused"]
+    _, tenure = bench.other.take_over("paused")
+    tenure.seal("handover")
+    bench.look()
+    assert bench.supervisor.asked == ["paused", "paused"]
+    bench.look()
+    assert bench.supervisor.asked == ["paused", "paused"]
+    remote.send(bench.other, "paused", "cancel")
+    bench.look()
+    assert bench.supervisor.asked == ["paused", "paused", "paused"]
+
+
+def test_what_it_lacks_is_said_once_and_a_lost_race_not_at_all(bench: Bench) -> None:
+    bench.job("job", "handover").close()
+    bench.supervisor.answer = Fenced("somebody was quicker")
+    bench.look()
+    assert bench.said == []
+    bench.supervisor.answer = NotShippable("no module named 'lost'")
+    for _ in range(3):
+        bench.look()
+        bench.standby._parked.clear()
+    assert len(bench.supervisor.asked) == 4
+    (line,) = bench.said
+    assert "no module named 'lost'" in line
+
+
+def test_a_damaged_job_is_named_and_keeps_no_other_from_being_taken(bench: Bench) -> None:
+    broken = Path(bench.supervisor.store.path, "broken", "epochs", "e0000001")
+    broken.mkdir(parents=True)
+    (broken / "c00000001").write_bytes(b"rubbish")
+    bench.job("whole", "handover").close()
+    bench.look()
+    bench.look()
+    assert bench.supervisor.asked == ["whole"]
+    (line,) = bench.said
+    assert "broken" in line
+
+
+def test_capacity_counts_what_runs_and_not_what_is_paused(bench: Bench) -> None:
+    class Live:
+        def __init__(self, status: str) -> None:
+            self.job = self
+            self.status = status
+
+    bench.standby._capacity = 1
+    bench.supervisor.jobs = {"a": Live("paused")}
+    assert bench.standby._has_room()
+    bench.supervisor.jobs = {"a": Live("paused"), "b": Live("running")}
+    assert not bench.standby._has_room()
