@@ -48,10 +48,11 @@ class Field:
             **os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}", "ROUTILUX_MP_KEY_FILE": str(self.folder / "key"),
             "ROUTILUX_MP_LEASE_S": str(LEASE_S), "ROUTILUX_MP_POLL_S": str(POLL_S), "ROUTILUX_MP_HOST_ID": host,
         }  # fmt: skip
-        process = subprocess.Popen(
-            [sys.executable, "-m", "routilux_mp.cli", *arguments],
-            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self.folder / "said").open("ab"),
-        )  # fmt: skip
+        command = [sys.executable, "-m", "routilux_mp.cli", *arguments]
+        with (self.folder / "said").open("ab") as said:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
+            )
         self._processes.append(process)
         return process
 
@@ -105,7 +106,9 @@ def until(probe: Callable[[], object], on: Field) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not probe():
         if time.monotonic() > deadline:
-            raise SystemExit(f"nothing happened in {DEADLINE_S:.0f} s; what was said:\n{(on.folder / 'said').read_text()}")
+            raise SystemExit(
+                f"nothing happened in {DEADLINE_S:.0f} s; what was said:\n{(on.folder / 'said').read_text()}"
+            )
         time.sleep(0.005)
 
 
@@ -128,7 +131,11 @@ def one_takeover(number: signal.Signals, owner_host: str = "", standby_host: str
         until(lambda: on.first_commit(2), on)
         took = (on.first_commit(2) or 0.0) - told
         twice = sum(count > 1 for count in on.begun().values())
-        return took, twice, 2 * 4  # two workers, with at most 20 ms of 10 ms items in front of each, and a report of 5 ms
+        return (
+            took,
+            twice,
+            2 * 4,
+        )  # two workers, with at most 20 ms of 10 ms items in front of each, and a report of 5 ms
 
 
 def orphans() -> float:
@@ -170,7 +177,9 @@ def idle_cost(seconds: float = 20.0) -> tuple[float, float]:
         environment = {
             **os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}", "ROUTILUX_MP_KEY_FILE": str(on.folder / "key")
         }  # fmt: skip
-        many = subprocess.Popen([sys.executable, str(on.folder / "many.py"), str(on.root), str(RUNNING)], env=environment)
+        many = subprocess.Popen(
+            [sys.executable, str(on.folder / "many.py"), str(on.root), str(RUNNING)], env=environment
+        )
         on._processes.append(many)
         until(lambda: len(list(on.root.iterdir())) >= FINISHED + RUNNING, on)
         standby = on.standby()

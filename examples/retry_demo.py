@@ -125,7 +125,7 @@ def host_b(way):
     new_job_state.deserialize(save_data["job_state"])
     print(f"  - Status: {new_job_state.status}")
     with Runtime(thread_pool_size=3, checkpoint_dir="host_a_shared" if way == "shared" else "host_b_own"):
-        # A process that is alive has the job: it has to be asked to yield it. With a directory of one's own, nobody has.
+        # In the shared directory a living process has the job: it is asked to yield it. In B's own, nobody has.
         resumed_job_state = new_flow.resume(new_job_state, takeover=way == "shared")
         JobState.wait_for_completion(new_flow, resumed_job_state, timeout=60.0)
         print(f"  - Final status: {resumed_job_state.status}")

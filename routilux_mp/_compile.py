@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ._core.topology import ConnectionSpec, ErrorSpec, PolicySpec, RoutineSpec, Topology
+from ._supervisor.compiled import CompiledFlow
 from .connection import Connection
 from .error_handler import ErrorHandler
 from .errors import DefinitionError, NotSerializable
 from .routine import Routine
 from .settings import Settings
-
-if TYPE_CHECKING:
-    from ._supervisor.supervisor import CompiledFlow
 
 STRATEGIES = ("concurrent", "sequential")
 
@@ -58,9 +56,6 @@ def compile_flow(flow: FlowLike, settings: Settings, strategy: str | None = None
     Raises:
         DefinitionError: the flow cannot run, naming what is wrong and the cure.
     """
-    # A program that only defines flows need not pay for importing the engine.
-    from ._supervisor.supervisor import CompiledFlow
-
     if not flow.routines:
         raise DefinitionError(f"Flow '{flow.flow_id}' has no routines; add one with flow.add_routine(routine, 'name')")
     strategy = check_strategy(strategy or flow.execution_strategy)

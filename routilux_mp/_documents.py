@@ -21,6 +21,12 @@ from .errors import DefinitionError
 from .status import JobStatus
 
 _TYPE = "JobState"
+#: The key under which a document carries what is needed to go on, as text.
+ENGINE = "engine"
+#: What may have been changed since the document was made.
+_EDITS = frozenset(
+    ("put_routine_state", "drop_routine_state", "put_shared", "drop_shared", "increment", "append", "log", "defer")
+)
 
 
 @dataclass
@@ -111,6 +117,16 @@ class Document:
         self.shared_log.append(entry)
         self._edited("log", entry)
 
+    def defer(self, routine_id: str, event_name: str, data: dict[str, Any]) -> None:
+        self.deferred_events.append({"routine_id": routine_id, "event_name": event_name, "data": data})
+        self._edited("defer", routine_id, event_name, data)
+
+    def send(self, routine_id: str, output_type: str, data: dict[str, Any]) -> bool:
+        """Keep an output. False: nobody else will deliver it."""
+        entry = {"job_id": self.job_id, "routine_id": routine_id, "output_type": output_type, "data": data}
+        self.output_log.append({**entry, "timestamp": Timestamp.of(None).isoformat()})
+        return False
+
     def record(self, record: ExecutionRecord) -> None:
         self.execution_history.append(record)
         self.touch()
@@ -131,7 +147,7 @@ _VALUES = (
 )  # fmt: skip
 _PLAIN = ("job_id", "flow_id", "status", "current_routine_id")
 _TIMES = ("created_at", "updated_at")
-_KNOWN = {"_type", "execution_history", "pause_points", *_VALUES, *_PLAIN, *_TIMES}
+_KNOWN = {"_type", "edits", "execution_history", "pause_points", *_VALUES, *_PLAIN, *_TIMES}
 
 
 def document_to_json(document: Document) -> dict[str, Any]:
@@ -146,6 +162,8 @@ def document_to_json(document: Document) -> dict[str, Any]:
     data["status"] = str(document.status)
     for name in _VALUES:
         data[name] = to_json(getattr(document, name), None, f"JobState {name}")
+    if document.edits:
+        data["edits"] = to_json([list(edit) for edit in document.edits], None, "JobState edits")
     for name in _TIMES:
         data[name] = getattr(document, name).isoformat()
     data["execution_history"] = [record.serialize() for record in document.execution_history]
@@ -187,6 +205,10 @@ def document_from_json(data: dict[str, Any]) -> Document:
     for point in data.get("pause_points") or []:
         restored = {key: from_json(value) for key, value in point.items()}
         document.pause_points.append({**restored, "timestamp": Timestamp.of(point.get("timestamp"))})
+    for method, arguments in from_json(data.get("edits") or [], None, "JobState edits"):
+        if method not in _EDITS:
+            raise DefinitionError(f"JobState {document.job_id!r}: no edit {method!r} is known to this version")
+        document.edits.append((method, tuple(arguments)))
     document.unknown = {key: value for key, value in data.items() if key not in _KNOWN}
     return document
 

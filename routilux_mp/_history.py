@@ -39,6 +39,11 @@ class Timestamp(datetime):
             fold=value.fold,
         )
 
+    @property
+    def nanoseconds(self) -> int:
+        """Since the epoch."""
+        return round(self.timestamp() * 1_000_000) * 1000
+
     def __str__(self) -> str:
         return self.isoformat()
 

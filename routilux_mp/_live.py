@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from copy import copy
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ._core.stimuli import StateOp
 from ._curtain import Curtain
-from ._documents import Document, document_to_json
+from ._documents import ENGINE, Document, document_to_json
 from ._history import ExecutionRecord, Timestamp
 from ._serialization.batch import decode_value
 from ._serialization.signing import Signer
@@ -22,7 +24,9 @@ from .status import JobStatus
 
 if TYPE_CHECKING:
     from ._core.view import JobView
+    from ._supervisor.cut import Cut
     from ._supervisor.handle import JobHandle
+    from ._worker.records import HistoryItem
 
 
 class LiveJob:
@@ -37,8 +41,8 @@ class LiveJob:
         self.job_id = handle.job_id
         self.flow_id = handle.view.flow_id
         self.metadata = {**metadata_of(handle.view), **document.metadata}
-        self.output_log = document.output_log
-        self.deferred_events = document.deferred_events
+        #: Outputs of before the log here begins, and what was sent after it ended.
+        self._outputs = document.output_log
         #: Records of an earlier run or another host, and the caller's own: no log here has them.
         self.before = document.execution_history
         self.own_records: list[ExecutionRecord] = []
@@ -133,6 +137,18 @@ class LiveJob:
         return logged if self.notes is None else [*logged, *self.notes.shared_log]
 
     @property
+    def output_log(self) -> list[dict[str, Any]]:
+        sent = self.handle.outputs() if self.handle.view.sent_count else ()
+        return [*({"job_id": self.job_id, **_shown_output(item)} for item in sent), *self._outputs]
+
+    @property
+    def deferred_events(self) -> list[dict[str, Any]]:
+        return [
+            {"routine_id": rid, "event_name": event, "data": self._values.decode_emission(data, rid, event)}
+            for rid, event, data in self.handle.view.deferred
+        ]
+
+    @property
     def routine_states(self) -> dict[str, dict[str, Any]]:
         view = self.handle.view
         ids = {**view.framework_states, **view.routine_states, **self.curtain.routine_states}
@@ -162,7 +178,7 @@ class LiveJob:
         """Every record: what came before, this job's as far as the view goes, the caller's own."""
         yield from self.before
         for item in islice(self.handle.history(), self.handle.view.history_count):
-            yield ExecutionRecord(item.routine_id, item.event_name, item.data, Timestamp.of(item.time_ns))
+            yield _record(item)
         yield from self.own_records
 
     def results(self, routine_id: str, event: str) -> Iterator[dict[str, Any]]:
@@ -181,15 +197,21 @@ class LiveJob:
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            if not self.handle.wait(lambda v: v.is_terminal or (stops_when_paused and v.status == "paused"), left_s):
+            if not self.handle.wait(lambda v: v.is_terminal or (stops_when_paused and v.is_resting), left_s):
                 return False
             shown = self.status
-            if shown.is_terminal or (stops_when_paused and shown == JobStatus.PAUSED):
-                return True
+            if shown.is_terminal or (stops_when_paused and self.handle.view.is_resting and not self.curtain.status):
+                return self._has_delivered(deadline_s)
             if left_s == 0.0:
                 return False
             # An ended job that shows "running" or "paused" for a while: see Curtain.
             time.sleep(min(self.curtain.left_s or 0.05, 0.05 if left_s is None else left_s))
+
+    def _has_delivered(self, deadline_s: float | None) -> bool:
+        """Whoever waits for a job finds its outputs with the handler."""
+        if self.handle.delivery is not None:
+            self.handle.delivery.flush(None if deadline_s is None else max(0.0, deadline_s - time.monotonic()))
+        return True
 
     def _pause_point(self, point: Mapping[str, Any]) -> dict[str, Any]:
         checkpoint = point.get("checkpoint") or b""
@@ -237,46 +259,83 @@ class LiveJob:
     def log(self, entry: dict[str, Any]) -> None:
         self._write([StateOp("log", "", "", self._values.encode_log(entry))], "log", entry)
 
+    def defer(self, routine_id: str, event_name: str, data: dict[str, Any]) -> None:
+        self.handle.check_event(routine_id, event_name)
+        encoded = self._values.encode_emission(data, routine_id, event_name)
+        self._write([StateOp("defer", routine_id, event_name, encoded)], "defer", routine_id, event_name, data)
+
+    def send(self, routine_id: str, output_type: str, data: dict[str, Any]) -> bool:
+        """Send an output. False: the job has ended, and nobody else will deliver it."""
+        encoded = self._values.encode_output(data, routine_id, output_type)
+        if self._told([StateOp("send", routine_id, output_type, encoded)]):
+            return True
+        kept = Document(job_id=self.job_id)
+        kept.send(routine_id, output_type, data)
+        self._outputs += kept.output_log
+        return False
+
     def record(self, record: ExecutionRecord) -> None:
         self.own_records.append(record)
 
     def _write(self, ops: list[StateOp], method: str, *arguments: Any) -> None:
-        if self.notes is None and not self.handle.view.is_terminal:
-            try:
-                self.handle.annotate(ops)
-            except RuntimeClosed:
-                pass  # nobody is there to log it: it stays with this object until the job is resumed
-            else:
-                return
+        if self._told(ops):
+            return
         if self.notes is None:
             self.notes = Document(shared_data=self.shared_data)
         getattr(self.notes, method)(*arguments)
 
+    def _told(self, ops: list[StateOp]) -> bool:
+        """Whether the job itself took it. If not, it stays with this object until the job is resumed."""
+        if self.notes is not None or self.handle.view.is_terminal:
+            return False
+        try:
+            self.handle.annotate(ops)
+        except RuntimeClosed:
+            return False
+        return True
+
     # -- leaving --------------------------------------------------------------------------------
 
     def snapshot(self, history_max: int | None = None) -> Document:
-        """Everything as plain data; a history longer than ``history_max`` is left out."""
-        count = self.handle.view.history_count
-        keeps_history = history_max is None or count <= history_max
-        pending = [] if self.status.is_terminal else [self._task(task) for task in self.handle.pending()]
+        """The job at one commit, whole and self-contained: enough to go on with it elsewhere.
+
+        ``history_max``: a longer history is cut to its newest part. With it, nothing is waited for.
+        """
+        cut = self.handle.cut(is_durable=history_max is None)
+        still = copy(self)
+        still.handle = cut  # type: ignore[assignment]  # it reads like the handle, but does not move
+        return still._document(cut, history_max)
+
+    def _document(self, cut: Cut, history_max: int | None) -> Document:
+        unknown: dict[str, Any] = {"dead_letters": [_plain_times(letter) for letter in self.dead_letters]}
+        count = cut.view.history_count
+        if history_max is not None and count > history_max:
+            items = cut.newest_history(history_max)
+            history = [*(_record(item) for item in items), *self.own_records]
+            unknown["execution_history_omitted"] = count - len(items)
+        else:
+            history = list(self.history())
+        if not cut.view.is_terminal:
+            unknown[ENGINE] = base64.b64encode(cut.engine()).decode("ascii")
+        pending = [] if self.status.is_terminal else [self._task(task) for task in cut.pending()]
         return Document(
             flow_id=self.flow_id,
             job_id=self.job_id,
             status=self.status,
             current_routine_id=None if self.status.is_terminal else self.current_routine_id,
             routine_states=self.routine_states,
-            execution_history=list(self.history()) if keeps_history else [],
+            execution_history=history,
             pending_tasks=pending,
             pause_points=self.pause_points,
             shared_data=self.shared_data,
             shared_log=self.shared_log,
             output_log=list(self.output_log),
-            deferred_events=list(self.deferred_events),
+            deferred_events=self.deferred_events,
             metadata=dict(self.metadata),
             checkpoint=self.checkpoint,
             created_at=self.created_at,
             updated_at=self.updated_at,
-            unknown={} if keeps_history else {"execution_history_omitted": count},
+            unknown=unknown,
         )
 
 
@@ -302,6 +361,19 @@ def metadata_of(view: JobView) -> dict[str, Any]:
         return {}
     metadata: dict[str, Any] = decode_value(view.metadata, None, b"metadata")
     return metadata
+
+
+def _record(item: HistoryItem) -> ExecutionRecord:
+    return ExecutionRecord(item.routine_id, item.event_name, item.data, Timestamp.of(item.time_ns))
+
+
+def _plain_times(shown: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value.isoformat() if isinstance(value, Timestamp) else value for key, value in shown.items()}
+
+
+def _shown_output(item: Any) -> dict[str, Any]:
+    shown = {"routine_id": item.routine_id, "output_type": item.output_type, "data": item.data}
+    return {**shown, "timestamp": Timestamp.of(item.time_ns).isoformat()}
 
 
 def _framework_state(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,15 @@ from typing import Any
 
 from ._core.job import ListValue, Value
 from ._serialization.batch import decode_value, encode_value
-from ._serialization.places import log_place, state_place
+from ._serialization.places import emission_place, log_place, output_place, state_place
 from ._serialization.signing import Signer
+from ._worker.notes import CHECKPOINT_KEY
 
 #: Keys of a routine's state that are the worker's own: slot accumulators and serialisable fields.
 HIDDEN = ("__slot__:", "__field__:")
-#: The key under which the checkpoint of a pause is encoded.
-CHECKPOINT_KEY = "__checkpoint__"
+
+
+__all__ = ["CHECKPOINT_KEY", "HIDDEN", "Values", "WriteThrough", "replace_all"]
 
 
 class Values:
@@ -49,6 +51,19 @@ class Values:
     def encode_log(self, entry: dict[str, Any]) -> bytes:
         """An entry of the shared log."""
         return encode_value(entry, self.signer, log_place(self.job_id))
+
+
+    def encode_output(self, data: dict[str, Any], routine_id: str, output_type: str) -> bytes:
+        """An output."""
+        return encode_value(data, self.signer, output_place(self.job_id, routine_id, output_type))
+
+    def encode_emission(self, data: dict[str, Any], routine_id: str, event: str) -> bytes:
+        """An emission, as a batch of one."""
+        return encode_value(data, self.signer, emission_place(self.job_id, routine_id, event))
+
+    def decode_emission(self, data: bytes, routine_id: str, event: str) -> Any:
+        """The emission again."""
+        return decode_value(data, self.signer, emission_place(self.job_id, routine_id, event))
 
 
 class WriteThrough(dict[str, Any]):

@@ -8,7 +8,7 @@ and a thread that a handler started in a worker process belongs to the worker's 
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Activation(Protocol):
@@ -76,3 +76,37 @@ def set_for_process(activation: Activation | None) -> None:
     """The same for all threads of a worker process, which runs nothing else."""
     global of_process
     of_process = activation
+
+
+class ExecutionContext(NamedTuple):
+    """Where a running handler is: what ``Routine.get_execution_context()`` returns."""
+
+    flow: FlowReference
+    job_state: Any
+    routine_id: str
+
+
+class FlowReference(NamedTuple):
+    """The flow of a running job, as a worker knows it: workers run routines, they hold no flow."""
+
+    flow_id: str
+
+    def pause(self, job_state: Any, reason: str = "", checkpoint: Any = None) -> None:
+        """Pause the job that runs this handler, once its activation has committed; returns at once."""
+        wish("pause", job_state, reason, checkpoint)
+
+    def cancel(self, job_state: Any, reason: str = "") -> None:
+        """Cancel the job that runs this handler, once its activation has committed; returns at once."""
+        wish("cancel", job_state, reason)
+
+
+def wish(what: str, job_state: Any, reason: str, checkpoint: Any = None) -> bool:
+    """Ask for a pause or a cancel from inside a handler of that very job; False outside of one."""
+    activation = current()
+    if activation is None or activation.job_state.job_id != job_state.job_id:
+        return False
+    if what == "pause":
+        activation.job_state.ask_to_pause(reason, checkpoint)
+    else:
+        activation.job_state.ask_to_cancel(reason)
+    return True

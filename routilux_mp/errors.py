@@ -49,6 +49,10 @@ class RuntimeClosed(UsageError, RuntimeError):
     """The runtime has been shut down."""
 
 
+class NotInHandler(UsageError, RuntimeError):
+    """No handler is running here."""
+
+
 class SettingInvalid(UsageError, ValueError):
     """A setting has a value that cannot be used."""
 

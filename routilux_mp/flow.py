@@ -15,6 +15,7 @@ from typing import Any
 from ._compile import RoutineOptions, check_strategy, problems_of
 from ._serialization.registry import Serializable, check_constructible, describe_type, register_serializable
 from .connection import Connection
+from .context import wish
 from .error_handler import ErrorHandler
 from .errors import DefinitionError, UnknownName
 from .job_state import JobState
@@ -207,6 +208,8 @@ class Flow(Serializable):
         Raises:
             ValueError: the job belongs to another flow.
         """
+        if wish("pause", job_state, reason, checkpoint):
+            return
         job_state._check_flow(self)
         current_runtime().pause(job_state, reason, checkpoint, timeout_s, handover=handover)
 
@@ -236,6 +239,8 @@ class Flow(Serializable):
         Raises:
             ValueError: the job belongs to another flow.
         """
+        if wish("cancel", job_state, reason):
+            return
         job_state._check_flow(self)
         current_runtime().cancel(job_state, reason, timeout_s)
 

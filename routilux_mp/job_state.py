@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ._documents import Document, document_from_json, document_to_json, read_json, write_json
 from ._history import ExecutionRecord, History, Timestamp
 from ._live import LiveJob
+from ._messages import Messages
 from ._serialization.registry import Serializable, register_serializable
 from ._state_values import WriteThrough, replace_all
 from ._waiting import Progress, wait_for_end, wait_until
@@ -32,7 +33,7 @@ __all__ = ["ExecutionRecord", "JobState", "JobStatus"]
 
 
 @register_serializable
-class JobState(Serializable):
+class JobState(Messages, Serializable):
     """One job: its status, its history, its state, and what is still to be done."""
 
     def __init__(self, flow_id: str = "") -> None:
@@ -45,12 +46,7 @@ class JobState(Serializable):
 
     # -- what it is -----------------------------------------------------------------------------
 
-    @property
-    def job_id(self) -> str:
-        """Unique, and the same after resuming, on every host."""
-        return self._source.job_id
-
-    @job_id.setter
+    @Messages.job_id.setter  # type: ignore[attr-defined]
     def job_id(self, job_id: str) -> None:
         self._detached("job_id").job_id = job_id
 
@@ -151,11 +147,6 @@ class JobState(Serializable):
         """What a paused job has still to do; filled in a serialised state too."""
         return self._source.pending_tasks
 
-    @property
-    def deferred_events(self) -> list[dict[str, Any]]:
-        """Emissions that are kept back until the job is resumed."""
-        return self._source.deferred_events
-
     # -- history and results --------------------------------------------------------------------
 
     @property
@@ -223,46 +214,9 @@ class JobState(Serializable):
         """Append to a shared list, without losing what somebody else appends meanwhile."""
         self._write("append", key, item)
 
-    @property
-    def shared_log(self) -> list[dict[str, Any]]:
-        """Everything that was appended to the shared log, in order."""
-        return self._source.shared_log
-
-    def append_to_shared_log(self, entry: dict[str, Any]) -> None:
-        """Add an entry; it gets a ``timestamp`` unless it has one."""
-        self._write("log", {"timestamp": Timestamp.of(None).isoformat(), **entry})
-
-    def get_shared_log(self, filter_func: Callable[[dict[str, Any]], bool] | None = None) -> list[dict[str, Any]]:
-        """The shared log, or the entries that ``filter_func`` accepts."""
-        return [entry for entry in self.shared_log if filter_func is None or filter_func(entry)]
-
     def _write(self, method: str, *arguments: Any) -> None:
         with self._lock:
             getattr(self._source, method)(*arguments)
-
-    # -- outputs --------------------------------------------------------------------------------
-
-    @property
-    def output_log(self) -> list[dict[str, Any]]:
-        """Every output that was sent, in order."""
-        return self._source.output_log
-
-    @property
-    def output_handler(self) -> OutputHandler | None:
-        """Who is given the outputs, besides the log."""
-        return self._output_handler
-
-    def set_output_handler(self, handler: OutputHandler | None) -> None:
-        """Have every output handled in this process."""
-        self._output_handler = handler
-
-    def send_output(self, routine_id: str, output_type: str, data: dict[str, Any]) -> None:
-        """Send one output: to the log and to the handler."""
-        now = Timestamp.of(None)
-        entry = {"job_id": self.job_id, "routine_id": routine_id, "output_type": output_type, "data": data}
-        self._source.output_log.append({**entry, "timestamp": now.isoformat()})
-        if self._output_handler is not None:
-            self._output_handler.handle(self.job_id, routine_id, output_type, data, now)
 
     # -- documents ------------------------------------------------------------------------------
 
@@ -349,6 +303,7 @@ class JobState(Serializable):
             self._source = live
             for method, arguments in notes.edits if notes is not None else ():
                 getattr(live, method)(*arguments)
+        self._deliver()
 
     def _forget_edits(self) -> None:
         """What was written while detached has gone into the job."""
@@ -374,6 +329,10 @@ class JobState(Serializable):
     def _live_or_fail(self) -> LiveJob:
         assert isinstance(self._source, LiveJob), "a job that was just submitted is live"
         return self._source
+
+    @property
+    def _document(self) -> Document | None:
+        return self._source if isinstance(self._source, Document) else None
 
     @property
     def _live(self) -> LiveJob | None:

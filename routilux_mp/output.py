@@ -7,7 +7,6 @@ file is written beside its place by the worker and moved there when the activati
 from __future__ import annotations
 
 import os
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -101,7 +100,7 @@ def staged_file(
         raise UsageError(f"an output file is written from its start: mode 'w' or 'wb', not {mode!r}")
     final = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(final)
-    private = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
+    private = os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")
     try:
         with open(private, mode.replace("w", "x"), **options) as file:
             yield file

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, Self
 
 from . import context
 from ._core.topology import PolicySpec
@@ -18,25 +18,12 @@ from ._serialization.callables import describe_callable, resolve_callable
 from ._serialization.json_values import from_json, to_json
 from ._serialization.registry import Serializable, check_constructible, register_serializable, remember_class
 from .activation_policies import ActivationPolicy, CustomPolicy, as_policy, from_spec
+from .context import ExecutionContext, FlowReference
 from .error_handler import ErrorHandler, ErrorStrategy
-from .errors import DefinitionError, UnknownName, UsageError
+from .errors import DefinitionError, NotInHandler, UnknownName
 from .event import Event
 from .output import staged_file
 from .slot import MergeStrategy, Slot
-
-
-class ExecutionContext(NamedTuple):
-    """Where a running handler is: what ``Routine.get_execution_context()`` returns."""
-
-    flow: FlowReference
-    job_state: Any
-    routine_id: str
-
-
-class FlowReference(NamedTuple):
-    """The flow of a running job, as a worker knows it: workers run routines, they hold no flow."""
-
-    flow_id: str
 
 
 @register_serializable
@@ -200,7 +187,7 @@ class Routine(Serializable):
 
         Raises:
             ValueError: no such event.
-            UsageError: no handler is running.
+            RuntimeError: no handler is running.
         """
         if event_name not in self._events:
             known = ", ".join(repr(name) for name in self._events) or "none"
@@ -238,7 +225,7 @@ class Routine(Serializable):
         """The same on every attempt and every host, different between activations and jobs.
 
         Raises:
-            UsageError: no handler is running.
+            RuntimeError: no handler is running.
         """
         activation = context.current()
         if activation is None:
@@ -256,7 +243,7 @@ class Routine(Serializable):
             options: ``encoding``, ``newline``, … as for ``open``.
 
         Raises:
-            UsageError: no handler is running.
+            RuntimeError: no handler is running.
         """
         activation = context.current()
         if activation is None:
@@ -269,6 +256,34 @@ class Routine(Serializable):
         if activation is None:
             return None
         return ExecutionContext(FlowReference(activation.flow_id), activation.job_state, activation.routine_id)
+
+    def emit_deferred_event(self, event_name: str, **kwargs: Any) -> None:
+        """Send ``kwargs`` through an event when the job is resumed, and not before.
+
+        It is part of the activation's commit; a job that has only such events left waits for its resumption.
+
+        Raises:
+            ValueError: no such event.
+            RuntimeError: no handler is running.
+        """
+        if event_name not in self._events:
+            known = ", ".join(repr(name) for name in self._events) or "none"
+            raise UnknownName(f"Event '{event_name}' not found in routine '{self._id}'; its events: {known}")
+        activation = context.current()
+        if activation is None:
+            raise _no_activation(f"defer event '{event_name}' of routine '{self._id}'")
+        activation.job_state.add_deferred_event(activation.routine_id, event_name, kwargs)
+
+    def send_output(self, output_type: str, **data: Any) -> None:
+        """Send data to the caller: to the job's output log, and to its output handler once it is durable.
+
+        Raises:
+            RuntimeError: no handler is running.
+        """
+        activation = context.current()
+        if activation is None:
+            raise _no_activation(f"send output '{output_type}' from routine '{self._id}'")
+        activation.job_state.send_output(activation.routine_id, output_type, data)
 
     def _extract_input_data(self, data: Any = None, **kwargs: Any) -> Any:
         """The input, however it was sent: ``data``, the only value, or all values."""
@@ -365,8 +380,8 @@ def _check_name(name: Any, what: str) -> None:
         raise DefinitionError(f"the name of a {what} must be a non-empty string, got {name!r}")
 
 
-def _no_activation(what: str) -> UsageError:
-    return UsageError(
-        f"cannot {what}: no handler is running here. This works inside a handler or a logic that the engine "
-        f"called, in the thread it was called in."
+def _no_activation(what: str) -> NotInHandler:
+    return NotInHandler(
+        f"Cannot {what}: not in execution context: no handler is running here. This works inside a handler or a "
+        f"logic that the engine called."
     )

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ._compile import compile_flow
 from ._current_runtime import activate, close_default, configure, current_runtime, deactivate, remember
-from ._documents import Document
+from ._documents import ENGINE, Document
 from ._live import LiveJob, describe
 from ._starting import TRIGGER, entry_of, refused, settle
 from ._state_values import CHECKPOINT_KEY, Values
-from ._transfer import entry_params_of, import_job, state_ops
+from ._transfer import edits_of, entry_params_of, import_job, is_older, state_ops
 from ._waiting import wait_for_curtains
 from .errors import DefinitionError, RuntimeClosed, UnknownName
 from .job_state import JobState
@@ -28,8 +28,9 @@ from .settings import Settings
 from .status import JobStatus
 
 if TYPE_CHECKING:
+    from ._supervisor.compiled import CompiledFlow
     from ._supervisor.handle import JobHandle
-    from ._supervisor.supervisor import CompiledFlow, Supervisor
+    from ._supervisor.supervisor import Supervisor
     from .flow import Flow
 
 __all__ = ["Runtime", "close_default", "configure", "current_runtime"]
@@ -87,6 +88,7 @@ class Runtime:
         job_state: JobState | None = None,
         *,
         settle_s: float | None = None,
+        takeover: bool = False,
     ) -> JobState:
         """Start a job of a registered flow, or go on with one.
 
@@ -96,7 +98,7 @@ class Runtime:
                 the first slot of the first routine that nothing feeds. Without parameters only a ``trigger``
                 is activated, and a flow without one stays open for :meth:`post`.
             job_state: paused or running: goes on. Ended: a new run that starts from its state. Pending: run as it is.
-            settle_s: instead of the setting; 0 never waits.
+            settle_s: instead of the setting; 0 never waits. takeover: as in :meth:`resume`.
 
         Raises:
             ValueError: no such flow, a state of another flow, or parameters for a job that goes on.
@@ -111,7 +113,7 @@ class Runtime:
                     raise DefinitionError(
                         f"job '{job_state.job_id}' is {job_state.status}: it goes on with what it was given"
                     )
-                resumed = self.resume(flow, job_state)
+                resumed = self.resume(flow, job_state, takeover=takeover)
                 flow._follow(resumed)
                 return resumed
         compiled = compile_flow(flow, self.settings, "concurrent")
@@ -196,6 +198,7 @@ class Runtime:
     def resume(self, flow: Flow, job_state: JobState, *, takeover: bool = False) -> JobState:
         """Go on with a job; see :meth:`Flow.resume`."""
         self._check_open()
+        job_state._check_flow(flow)
         live = job_state._live
         if live is not None and live.handle.view.is_terminal:
             if job_state.status == JobStatus.PAUSED:
@@ -209,12 +212,19 @@ class Runtime:
             live.handle.resume()
             return job_state
         was_paused = job_state.status == JobStatus.PAUSED
+        document = job_state._document
+        edits = None if document is None else edits_of(document, Values(job_state.job_id, supervisor.signer))
         try:
-            handle = supervisor.resume(compiled, job_state.job_id, takeover=takeover)
+            handle = supervisor.resume(compiled, job_state.job_id, takeover=takeover, edits=edits)
         except UnknownName:
-            if live is not None:
+            if document is None:
                 raise
-            return self._import(compiled, job_state)
+            return self._import(compiled, job_state, document)
+        if document is not None and is_older(supervisor, document, handle.found_ns):
+            _log.warning("job %s: its log in %s has gone on since this document was made, and counts",
+                         job_state.job_id, self.settings.checkpoint_dir)  # fmt: skip
+        if not handle.view.is_terminal:
+            job_state._forget_edits()
         job_state._attach(handle, supervisor.signer)
         if handle.view.is_terminal and was_paused:
             job_state._live_or_fail().curtain.resume()
@@ -312,12 +322,29 @@ class Runtime:
     def _supervisor(self) -> Supervisor:
         with self._lock:
             if self._made is None:
-                # A program that only defines flows need not pay for importing the engine.
-                from ._supervisor.supervisor import Supervisor
-
-                self._made = Supervisor(self.settings, self._describe, may_create_key=self._may_create_key)
+                self._made = self._make_supervisor()
                 remember(self)
             return self._made
+
+    def _make_supervisor(self) -> Supervisor:
+        # A program that only defines flows need not pay for importing the engine; and while one that runs them
+        # pays, the process that its workers come from starts already.
+        backend = None
+        if self.settings.backend == "local":
+            from .backends.local import LocalBackend
+
+            backend = LocalBackend()
+            backend.prepare()
+        try:
+            from ._supervisor.supervisor import Supervisor
+
+            return Supervisor(
+                self.settings, self._describe, may_create_key=self._may_create_key, backend=backend
+            )  # fmt: skip
+        except BaseException:
+            if backend is not None:
+                backend.close()
+            raise
 
     def _handles(self) -> list[JobHandle]:
         return [] if self._made is None else self._made.handles()
@@ -363,13 +390,16 @@ class Runtime:
         if before is not None:
             state._live_or_fail().before = list(before.execution_history)
 
-    def _import(self, compiled: CompiledFlow, state: JobState) -> JobState:
-        """Begin a job that only a document tells of: its state, and what it had still to do."""
-        history = list(state.execution_history)
-        supervisor = self._supervisor()
-        handle = import_job(supervisor, compiled, state)
-        self._take(state, handle)
-        state._live_or_fail().before = history
+    def _import(self, compiled: CompiledFlow, state: JobState, document: Document) -> JobState:
+        """Go on with a job that only a document tells of."""
+        handle = import_job(self._supervisor(), compiled, state, document)
+        if ENGINE in document.unknown:
+            document.output_log = []  # the job has it now
+            self._take(state, handle)
+        else:
+            history = list(document.execution_history)
+            self._take(state, handle)
+            state._live_or_fail().before = history
         return state
 
     def _take(self, state: JobState, handle: JobHandle) -> None:

@@ -7,10 +7,9 @@ A value comes from, in this order: the argument, the environment variable
 from __future__ import annotations
 
 import os
-import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 from .errors import SettingInvalid
 
@@ -83,7 +82,7 @@ class Settings:
         """
         known = {f.name: f for f in fields(cls)}
         values: dict[str, Any] = {}
-        for name, raw in _from_pyproject(Path.cwd()).items():
+        for name, raw in _from_pyproject(os.getcwd()).items():
             if name not in known:
                 raise SettingInvalid(f"pyproject.toml, [tool.routilux_mp]: no setting named '{name}'")
             values[name] = _convert(known[name].type, raw, f"pyproject.toml: {name}")
@@ -134,14 +133,16 @@ def _convert(type_name: Any, raw: Any, where: str) -> Any:
         raise SettingInvalid(f"{where}: {raw!r} is not a {type_name}") from None
 
 
-def _from_pyproject(start: Path) -> Mapping[str, Any]:
-    for folder in (start, *start.parents):
-        file = folder / "pyproject.toml"
-        if file.is_file():
-            try:
-                with file.open("rb") as handle:
-                    table = tomllib.load(handle).get("tool", {}).get("routilux_mp", {})
-            except (OSError, tomllib.TOMLDecodeError) as error:
-                raise SettingInvalid(f"{file}: {error}") from error
-            return table if isinstance(table, dict) else {}
-    return {}
+def _from_pyproject(folder: str) -> Mapping[str, Any]:
+    while not os.path.isfile(file := os.path.join(folder, "pyproject.toml")):
+        folder, below = os.path.dirname(folder), folder
+        if folder == below:
+            return {}
+    import tomllib  # with all that it imports, 5 ms that most programs and every worker can do without
+
+    try:
+        with open(file, "rb") as handle:
+            table = tomllib.load(handle).get("tool", {}).get("routilux_mp", {})
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SettingInvalid(f"{file}: {error}") from error
+    return table if isinstance(table, dict) else {}

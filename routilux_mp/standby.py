@@ -23,8 +23,8 @@ from .monitoring.flow_registry import FlowRegistry
 from .runtime import Runtime
 
 if TYPE_CHECKING:
+    from ._supervisor.compiled import CompiledFlow
     from ._supervisor.standby import Standby as Watcher
-    from ._supervisor.supervisor import CompiledFlow
     from .job_state import JobState
 
 _log = logging.getLogger(__name__)

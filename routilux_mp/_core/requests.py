@@ -17,8 +17,11 @@ Step = Iterator[Record | Effect]
 
 
 def ask(job: Job, s: Ask, now: int, decide: Callable[[Job, Stimulus, int], Step]) -> Step:
-    """Obey and answer, or refuse and answer; an answered one is passed over."""
-    if job.has_answered(s.request_id):
+    """Obey and answer, or refuse and answer; an answered one is passed over.
+
+    An ended job never changes again: that it has ended is the answer, and needs no record.
+    """
+    if job.is_terminal or job.has_answered(s.request_id):
         return
     refusal = s.refusal or _refusal(job, s)
     yield Answered(now, s.request_id, refusal)
@@ -28,8 +31,6 @@ def ask(job: Job, s: Ask, now: int, decide: Callable[[Job, Stimulus, int], Step]
 
 def _refusal(job: Job, s: Ask) -> str:
     """Why the job cannot do that now; empty when it can."""
-    if job.is_terminal:
-        return f"the job has ended ({job.status})"
     match s.wish:
         case Resume() if not (job.status == "paused" or job.deferred or (job.closing and job.closing[0] == "paused")):
             return f"the job is not paused, it is {job.status}"

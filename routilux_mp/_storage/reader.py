@@ -72,7 +72,7 @@ class LogReader:
             # After the files: an owner that rolls meanwhile is then seen as what it is.
             following = self.file(epoch + 1, 1)
             if following is None:
-                following = self._missed(part, trouble, epoch, number, digest)
+                following = self._missed(part, trouble, after=(epoch, number, digest))
             if following is None:
                 walk.files += part
                 return walk
@@ -240,12 +240,14 @@ class LogReader:
         return part[number - 1 :]
 
     def _missed(
-        self, part: list[CheckpointFile], trouble: CheckpointDamaged | None, epoch: int, number: int, digest: bytes | None
+        self, part: list[CheckpointFile], trouble: CheckpointDamaged | None, *, after: tuple[int, int, bytes | None]
     ) -> CheckpointFile | None:
         """The log seems to end with `part`: None when it does, the next OPEN when a first look had missed it.
 
-        What is seen is there, even if absence proves nothing: nothing later may be there.
+        What is seen is there, even if absence proves nothing: nothing later may be there. `after`:
+        epoch, number and digest at which `part` begins.
         """
+        epoch, number, digest = after
         for wait_s in LOOK_AGAIN_S[:_LOOKS]:
             last = part[-1] if part else None
             at = last.header.number if last is not None else number - 1

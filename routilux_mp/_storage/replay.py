@@ -68,6 +68,14 @@ class JobLog:
             yield from _frames(self._reader.epoch_files(epoch))
         yield from self.frames()
 
+    def backwards(self) -> Iterator[list[tuple[LogRef, bytes]]]:
+        """The same, epoch by epoch, the newest first."""
+        first = self._walk.files[0].header.epoch if self._walk.files else 1
+        for epoch in sorted({file.header.epoch for file in self._walk.files}, reverse=True):
+            yield list(_frames(file for file in self._walk.files if file.header.epoch == epoch))
+        for epoch in range(first - 1, 0, -1):
+            yield list(_frames(self._reader.epoch_files(epoch)))
+
     def read(self, ref: LogRef) -> bytes:
         """The bytes of one frame."""
         return self._reader.frame(ref)
@@ -79,6 +87,16 @@ class JobLog:
         if self.is_sealed:
             return self._reader.walk(self.epoch + 1, 1, self.digest)
         return self._reader.walk(self.epoch, self.commit + 1, self.digest)
+
+    def after(self) -> JobLog:
+        """A reading of what was written since this one, alone; with this one's end if that is nothing."""
+        files = self.continued().files
+        if files:
+            return JobLog(self._reader, None, Walk(files), 0.0)
+        nothing = JobLog(self._reader, None, Walk([]), 0.0)
+        nothing.epoch, nothing.commit, nothing.digest = self.epoch, self.commit, self.digest
+        nothing.is_sealed, nothing.seal_reason = self.is_sealed, self.seal_reason
+        return nothing
 
     def extended(self, files: list[CheckpointFile]) -> JobLog:
         """This reading and what came after it."""

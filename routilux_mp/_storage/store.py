@@ -20,7 +20,7 @@ from .control import Control
 from .files import FileSystem, RealFiles, let_go
 from .frames import TOKEN_BYTES
 from .glance import Glance, glance
-from .layout import BLOBS, FLOW_VIEW, FORMAT_FILE, STATE_VIEW, TMP, check_job_id, is_job_id
+from .layout import BLOBS, FLOW_VIEW, FORMAT_FILE, LOCK_FILE, STATE_VIEW, TMP, check_job_id, is_job_id
 from .lease import Heartbeat, Heartbeats
 from .log import Tenure, Writer
 from .owner import OwnerInfo, this_process
@@ -131,6 +131,11 @@ class Store:
             log.unknown_format = takeover.read_format(place) or log.unknown_format
             self._writer.cost.observe(log.file_count, log.size_bytes, log.read_s)
         return log
+
+    def has_only_views(self, job_id: str) -> bool:
+        """Somebody put the two documents there; the job itself never ran in this root."""
+        names = set(self._place(job_id).names())
+        return bool(names) and names <= {FLOW_VIEW, STATE_VIEW, LOCK_FILE}
 
     def read_views(self, job_id: str) -> tuple[bytes | None, bytes | None]:
         """The documents of flow.json and job_state.json, None where there is none."""

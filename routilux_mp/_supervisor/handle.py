@@ -15,13 +15,17 @@ from .._core.stimuli import Annotate, Cancel, Close, Pause, Post, Resume, StateO
 from .._core.view import JobView
 from .._serialization.batch import Unreadable, decode_batch, decode_value
 from .._serialization.places import emission_place, slot_place
-from .._storage.codec import decode_record
+from .._storage.codec import batches_of, decode_record
+from .._storage.reader import LogRef
 from .._storage.store import Store
 from .._worker.records import HistoryItem, OutputItem, history_of, log_of, outputs_of, results_of
-from ..errors import UnknownName
+from ..errors import RoutiluxError, UnknownName
+from .cut import Cut, Taken, take
 from .live import LiveJob
 
 if TYPE_CHECKING:
+    from .._storage.replay import JobLog
+    from .adoption import Edits
     from .supervisor import Supervisor
 
 
@@ -32,6 +36,10 @@ class JobHandle:
         self._supervisor = supervisor
         self._live = live
         self.job_id = live.job.job_id
+        #: Outputs that earlier owners of the job have sent.
+        self.sent_before = live.sent_before
+        #: Brings outputs to the caller; its thread is waited for when the supervisor leaves.
+        self.delivery: Any = None
 
     @property
     def view(self) -> JobView:
@@ -79,8 +87,9 @@ class JobHandle:
 
     def resume(self) -> None:
         """Go on after a pause; returns once that is durable."""
+        had_deferred = bool(self.view.deferred)
         if self._tell(Resume()):
-            self.wait(lambda v: v.status != "paused" and v.closing != "paused")
+            self.wait(lambda v: v.status != "paused" and v.closing != "paused" and not (had_deferred and v.is_resting))
 
     def cancel(self, reason: str = "", timeout_s: float | None = None) -> bool:
         """Cancel, and wait until the job has ended. False after ``timeout_s``; the wish stands."""
@@ -138,12 +147,10 @@ class JobHandle:
         Raises:
             ValueError: no such routine or event.
         """
+        self.check_event(routine, event)
         topology = self._live.job.topology
         number = topology.index_of(routine)
-        if number is None:
-            raise UnknownName(f"Routine '{routine}' not found in flow")
-        if event not in topology.routines[number].events:
-            raise UnknownName(f"Event '{event}' not found in routine '{routine}'")
+        assert number is not None
         index = topology.routines[number].events.index(event)
         with self._records() as records:
             yield from results_of(self.job_id, topology, number, index, records, self._decode, self._decode_value)
@@ -161,7 +168,11 @@ class JobHandle:
     def pending(self) -> list[dict[str, Any]]:
         """Activations that have not returned, in order per routine."""
         job = self._live.job
-        owed = self._supervisor.look(lambda: outstanding.outstanding(job))
+        return self.tasks(self._supervisor.look(lambda: outstanding.outstanding(job)))
+
+    def tasks(self, owed: Sequence[outstanding.Owed]) -> list[dict[str, Any]]:
+        """What is owed, as it is shown to people."""
+        job = self._live.job
         out: list[dict[str, Any]] = []
         for one in owed:
             spec = job.topology.routines[one.routine]
@@ -189,9 +200,61 @@ class JobHandle:
         ((_, slot, data),) = self._inputs(letter.routine, letter.item)
         return slot, data
 
-    def document(self) -> dict[str, Any]:
-        """What a serialised JobState holds beyond its view."""
-        return {"pending_tasks": self.pending(), "shared_log": list(self.shared_log())}
+    def cut(self, *, is_durable: bool) -> Cut:
+        """The job at one commit. ``is_durable``: waits until that stands; never so in a thread that commits wait for."""
+        live, supervisor = self._live, self._supervisor
+
+        def copy() -> Taken:
+            live.is_dirty = True  # a view that shows at least this much is taken
+            return take(live.job, live.version + 1, supervisor.clock.now_ns())
+
+        taken = supervisor.look(copy)
+        if is_durable and supervisor.may_wait and live.blocked is None and not live.is_finished:
+            try:
+                self.wait(lambda v: v.version >= taken.version or v.is_terminal)
+            except RoutiluxError:
+                pass  # the job has left this process: what is there stands
+        return Cut(self, taken, supervisor.settings)
+
+    @property
+    def found_ns(self) -> int:
+        """When the job had changed last, as this process found it in its log; 0: it began here."""
+        return self._live.found_ns
+
+    def edit(self, edits: Edits) -> None:
+        """Do what was changed in a document of the job; durable when it returns."""
+        ops = self._supervisor.look(lambda: tuple(edits(self._live.job)))
+        if ops:
+            self.annotate(ops)
+
+    def newest_history(self, count: int) -> list[HistoryItem]:
+        """The last ``count`` entries of the history, without reading it from its beginning where that can be avoided."""
+        job, found = self._live.job, list[HistoryItem]()
+        if self._live.memory is not None:
+            return list(self.history())[-count:]
+        with Store(self._supervisor.store.path, self._supervisor.settings) as store:
+            log = store.read(self.job_id)
+            for frames in log.backwards():
+                records = [decode_record(data, tuple(ref)) for ref, data in frames]  # type: ignore[arg-type]
+                items = list(
+                    history_of(self.job_id, job.topology, records, self._decode, self._decode_value, job.entry, job.entry_slot)
+                )
+                found = [*items, *found]
+                if len(found) >= count:
+                    break
+        return found[-count:] if count else []
+
+    def payload_of(self, batch: Batch) -> bytes | memoryview:
+        """The payload of a batch whose bytes are not in memory, wherever it lies."""
+        assert batch.ref is not None, "what is neither in memory nor in the log does not exist"
+        with Store(self._supervisor.store.path, self._supervisor.settings) as store:
+            epoch, commit, frame, number = batch.ref
+            record = decode_record(store.read_frame(self.job_id, LogRef(epoch, commit, frame)))
+        return self.open_payload(list(batches_of(record))[number].data or b"")
+
+    def open_payload(self, data: bytes) -> bytes | memoryview:
+        """The payload, out of its blob if it lies in one."""
+        return self._supervisor.payloads(self._live).open(data)
 
     def _inputs(self, routine: int, item: Item) -> Iterator[tuple[int, str | None, Any]]:
         spec = self._live.job.topology.routines[routine]
@@ -219,6 +282,46 @@ class JobHandle:
     @property
     def _signer(self) -> Any:
         return self._supervisor.signer
+
+    @contextmanager
+    def following(self) -> Iterator[Callable[[], Iterator[OutputItem]]]:
+        """A function that gives the outputs which have become durable since it was called last."""
+        memory = self._live.memory
+        if memory is not None:
+            count = 0
+
+            def of_memory() -> Iterator[OutputItem]:
+                nonlocal count
+                found = list(outputs_of(self.job_id, memory.records(), self._decode_value))
+                count, start = len(found), count
+                yield from found[start:]
+
+            yield of_memory
+            return
+        with Store(self._supervisor.store.path, self._supervisor.settings) as store:
+            reading: JobLog | None = None
+
+            def of_log() -> Iterator[OutputItem]:
+                nonlocal reading
+                if reading is None:
+                    reading = store.read(self.job_id)
+                    frames = reading.history()
+                else:
+                    reading = reading.after()
+                    frames = reading.frames()
+                records = (decode_record(data, tuple(ref)) for ref, data in frames)  # type: ignore[arg-type]
+                yield from outputs_of(self.job_id, records, self._decode_value)
+
+            yield of_log
+
+    def check_event(self, routine: str, event: str) -> None:
+        """Raise ``ValueError`` unless the job's flow has this event."""
+        topology = self._live.job.topology
+        number = topology.index_of(routine)
+        if number is None:
+            raise UnknownName(f"Routine '{routine}' not found in flow")
+        if event not in topology.routines[number].events:
+            raise UnknownName(f"Event '{event}' not found in routine '{routine}'")
 
     def _decode_value(self, data: bytes, place: bytes) -> Any:
         return decode_value(data, self._signer, place)

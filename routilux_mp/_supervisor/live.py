@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 from .._core.batch import Batch
@@ -99,7 +98,8 @@ def _entries_of(record: Durable) -> int:
 
 
 def _has_log(record: Durable) -> bool:
-    return isinstance(record, Completed) and any(op.op == "log" for op in record.ops)
+    """It carries entries of the shared log, or outputs."""
+    return any(op.op in ("log", "send") for op in getattr(record, "ops", ()))
 
 
 def _is_wanted(job: Job, record: Durable) -> bool:
@@ -120,6 +120,8 @@ class LiveJob:
         self.tenure = tenure
         self.code_id = code_id
         self.memory = tenure if isinstance(tenure, NullTenure) else None
+        self.found_ns = 0  # when the job had changed last, as this process found it; 0: it began here
+        self.sent_before = job.sent_count  # outputs that earlier owners' commits carry
         self.records: list[Durable] = []  # applied, not yet on their way to the disk
         self.filling = 1  # number of the commit that the next records will be part of
         self.in_flight: int | None = None

@@ -39,9 +39,8 @@ MakeViews = Callable[[], tuple[bytes | None, bytes]]
 SILENT_DEATHS_MAX = 10
 #: Commits between two looks at the memory that queued payloads take.
 SPILL_EVERY = 32
-#: The views of a running job are written at most this often, and first when it has run so long.
+#: The views of a running job are written at most this often.
 VIEWS_INTERVAL_NS = 5_000_000_000
-FIRST_VIEWS_NS = 1_000_000_000
 HOUSEKEEPING = "\0housekeeping"
 LAST_VIEWS = "\0last views"
 
@@ -376,7 +375,7 @@ class Loop:
             return False
         if now >= live.show_again_ns > 0:
             return True
-        live.show_again_ns = live.show_again_ns or now + FIRST_VIEWS_NS
+        live.show_again_ns = live.show_again_ns or now + VIEWS_INTERVAL_NS
         self._attention.show_at(live.job.job_id, live.show_again_ns)
         return False
 

@@ -24,8 +24,9 @@ from .owners import Owners
 from .wakeup import Wakeup
 
 if TYPE_CHECKING:
+    from .compiled import CompiledFlow
     from .handle import JobHandle
-    from .supervisor import CompiledFlow, Supervisor
+    from .supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 

@@ -12,15 +12,14 @@ import sys
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 from .._core.batch import Batch
 from .._core.job import Job
-from .._core.records import Submitted
-from .._core.stimuli import Close, Resume, StateOp, Submit, Tick
-from .._core.topology import Topology
+from .._core.records import Adopted, Submitted
+from .._core.stimuli import Adopt, Annotate, Close, Resume, StateOp, Submit, Tick
 from .._serialization.batch import encode_batch
 from .._serialization.packing import pack
 from .._serialization.places import slot_place
@@ -30,6 +29,7 @@ from .._storage.layout import epoch_name
 from .._storage.log import Tenure as DurableTenure
 from .._storage.replay import LogRef
 from .._storage.store import Store
+from .._storage.views import load_lock_library
 from .._worker.spill import PayloadReader
 from ..backends.base import Backend, Code, JobInfo
 from ..errors import (
@@ -43,8 +43,10 @@ from ..errors import (
 )
 from ..settings import Settings
 from . import recovery
+from .adoption import Edits
 from .clock import SystemClock
 from .committer import Committer, InstantCommitter, ThreadCommitter
+from .compiled import CompiledFlow
 from .handle import JobHandle, deadline_of
 from .live import LiveJob, NullTenure
 from .loop import Loop
@@ -60,29 +62,21 @@ T = TypeVar("T")
 CODE_PLACE = LogRef(1, 2, 0)
 
 
-class CompiledFlow(NamedTuple):
-    """A flow, ready to run."""
-
-    topology: Topology
-    routines: Mapping[str, Any]
-    flow_doc: bytes
-    flow_id: str
-    max_workers: int = 0  # the flow's own bound on worker processes; 0: the runtime's
-
-
 class Supervisor:
     """Owns the loop, its workers and the jobs they run."""
 
     def __init__(
-        self, settings: Settings, describe: Callable[[JobHandle], bytes] | None = None, *, may_create_key: bool = True
-    ) -> None:
+        self, settings: Settings, describe: Callable[[JobHandle], bytes] | None = None, *,
+        may_create_key: bool = True, backend: Backend | None = None,
+    ) -> None:  # fmt: skip
+        """``backend``: one that is being prepared already; it is closed with this supervisor."""
         self.settings = settings
         self.clock = SystemClock()
         self.signer = Signer.from_settings(settings, may_create=may_create_key)
         self.store = Store(settings.checkpoint_dir, settings)
         self.loop: Loop = None  # type: ignore[assignment]  # made by _start
         self._describe = describe
-        self._backend: Backend | None = None
+        self._backend = backend
         self._committer: Committer | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -123,20 +117,26 @@ class Supervisor:
         if entry is not None and params is not None:
             batch = self.encode(params, slot_place(job_id, entry, slots[index]))
         code = self._code_of(flow)
+        if self._ask_to_load(code):
+            self._prepare_meanwhile()
         self._load(code)
+        self.allow(flow, code)
         stimulus = Submit(
             flow.flow_id, flow.topology.to_plain(), number, index, batch,
-            pack_metadata(metadata or {}), self._signed_code(job_id, code), tuple(initial),
+            pack_metadata(metadata or {}), self.signed_code(job_id, code), tuple(initial),
         )  # fmt: skip
         tenure = self.store.create(job_id, flow.flow_doc) if self.is_durable else NullTenure(self.settings.history_inline_max)
-        self._allow(flow, code)
         live = LiveJob(recovery.new_job(job_id, self.settings), tenure, code.code_id)
         if timeout_s is not None:
             live.execution_deadline_ns = self.clock.now_ns() + int(timeout_s * 1e9)
-        return self._enter(live, stimulus)
+        return self.enter(live, stimulus)
 
-    def resume(self, flow: CompiledFlow | None, job_id: str, *, takeover: bool = False) -> JobHandle:
+    def resume(
+        self, flow: CompiledFlow | None, job_id: str, *, takeover: bool = False, edits: Edits | None = None
+    ) -> JobHandle:
         """Go on with a job: one of this process, or a paused, orphaned or handed-over one of this root.
+
+        ``edits``: what the caller changed meanwhile; in force before anything runs.
 
         Raises:
             ValueError: no such job, or the flow is another one.
@@ -147,8 +147,12 @@ class Supervisor:
         handle = self._handles.get(job_id)
         if handle is not None and handle.lost is None:
             if not handle.view.is_terminal:
+                if edits is not None:
+                    handle.edit(edits)
                 handle.resume()
             return handle
+        if self.store.has_only_views(job_id):
+            raise UnknownName(f"job '{job_id}' has no log in {self.store.path}, only the documents that tell of it")
         reading = recovery.read(self.store, job_id, self.settings)
         if flow is not None:
             recovery.check_same_flow(reading.job, flow.topology)
@@ -163,7 +167,7 @@ class Supervisor:
             reading = recovery.read(self.store, job_id, self.settings)
         if reading.job.is_terminal:
             return self._ended(reading)
-        return self._take(reading, flow, Resume())
+        return self._take(reading, flow, Resume(), edits)
 
     def adopt(
         self, job_id: str, flow_of: Callable[[str], CompiledFlow | None]
@@ -196,10 +200,12 @@ class Supervisor:
         self._start()
         frame = self.store.read_frame(job_id, CODE_PLACE)
         record = decode_record(frame)
-        flow = flow_of(record.flow_id) if isinstance(record, Submitted) else None
+        flow = flow_of(record.flow_id) if isinstance(record, (Submitted, Adopted)) else None
         self._load(self._code_of(flow) if flow is not None else self._stored_code(job_id, frame))
 
-    def _take(self, reading: recovery.Reading, flow: CompiledFlow | None, stimulus: Resume | Tick) -> JobHandle:
+    def _take(
+        self, reading: recovery.Reading, flow: CompiledFlow | None, stimulus: Resume | Tick, edits: Edits | None = None
+    ) -> JobHandle:
         """Own the job from where the reading ends."""
         log, job, outputs = reading
         code = self._code_of(flow) if flow is not None else self._stored_code(job.job_id, log.read(CODE_PLACE))
@@ -209,8 +215,11 @@ class Supervisor:
         put_in_place(outputs)
         if flow is not None:
             recovery.with_settings_of(job, flow.topology)
-            self._allow(flow, code)
-        return self._enter(LiveJob(job, tenure, code.code_id), stimulus, self._requests(job))
+            self.allow(flow, code)
+        ops = edits(job) if edits is not None else ()
+        live = LiveJob(job, tenure, code.code_id)
+        live.found_ns = job.updated_ns
+        return self.enter(live, stimulus, self._requests(job), ops)
 
     def _ended(self, reading: recovery.Reading) -> JobHandle:
         put_in_place(reading.outputs)
@@ -249,7 +258,7 @@ class Supervisor:
             if handle.lost is not None or flow_id not in (None, handle.view.flow_id):
                 continue
             try:
-                if not handle.wait(lambda v: v.is_terminal or v.status == "paused", left()):
+                if not handle.wait(lambda v: v.is_terminal or v.is_resting, left()):
                     return False
             except HandedOver:
                 continue
@@ -279,6 +288,8 @@ class Supervisor:
                 return
             self._is_closed = True
         if self._thread is None:
+            if self._backend is not None:
+                self._backend.close()
             self.store.close()
             return
         left = deadline_of(timeout_s)
@@ -296,6 +307,9 @@ class Supervisor:
         self._should_stop = True
         self._backend_or_fail().wake()
         self._thread.join()
+        for handle in self.handles():
+            if handle.delivery is not None:
+                handle.delivery.join(self.settings.grace_s)
         if trouble is not None:
             raise trouble
 
@@ -334,6 +348,12 @@ class Supervisor:
                 pass  # nobody changes anything any more
         return function()
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether the caller may wait for the loop: it is another thread, and the loop is alive."""
+        thread = self._thread
+        return thread is not None and thread is not threading.current_thread() and thread.is_alive()
+
     def start(self) -> None:
         """Be ready before the first job is known."""
         self._start()
@@ -344,8 +364,7 @@ class Supervisor:
                 raise RuntimeClosed("the runtime has been shut down; make a new Runtime")
             if self._thread is not None:
                 return
-            backend = make_backend(self.settings.backend)
-            self._backend = backend
+            backend = self._backend = self._backend or make_backend(self.settings.backend)
             self._committer = ThreadCommitter(backend.wake) if self.is_durable else InstantCommitter()
             self.loop = Loop(
                 self.settings, backend, self._committer, self.clock,
@@ -393,11 +412,19 @@ class Supervisor:
         for live in list(self.loop.jobs.values()):
             self.loop.happen(live, Close(), self.clock.now_ns())
 
-    def _enter(self, live: LiveJob, stimulus: Submit | Resume | Tick, requests: Sequence[Heard] = ()) -> JobHandle:
+    def enter(
+        self, live: LiveJob, stimulus: Submit | Adopt | Resume | Tick, requests: Sequence[Heard] = (),
+        ops: Sequence[StateOp] = (),
+    ) -> JobHandle:  # fmt: skip
+        """Take the job into the loop and wait until it is durable that it goes on. ``ops``: changed before that."""
         handle = self._handle(live)
 
         def begin() -> None:
-            self.loop.add(live, stimulus)
+            if ops:
+                self.loop.add(live, Annotate(tuple(ops)))
+                self.loop.happen(live, stimulus, self.clock.now_ns())
+            else:
+                self.loop.add(live, stimulus)
             for heard in requests:
                 if self.loop.keeper is not None:
                     self.loop.keeper.ask(live, heard, self.clock.now_ns())
@@ -426,21 +453,38 @@ class Supervisor:
         bundle = pack_code(flow.routines, main=sys.modules.get("__main__"))
         return Code(bundle.digest, bundle.data, None, recovery.environment())
 
+    def load_code_of(self, flow: CompiledFlow) -> Code:
+        """The flow's code, loaded where workers start."""
+        code = self._code_of(flow)
+        self._load(code)
+        return code
+
     def _load(self, code: Code) -> None:
         """Have the workers' nursery load the code, and wait for its word."""
         loop = self.loop
-        if code.code_id in loop.code_ready:
-            return
-        if code.code_id not in self._codes:
-            self._codes[code.code_id] = code
-            self.call(lambda: self._backend_or_fail().load(code))
+        self._ask_to_load(code)
         with self._code_changed:
             self._code_changed.wait_for(lambda: code.code_id in loop.code_ready or code.code_id in loop.code_refused)
         if code.code_id in loop.code_refused:
             self._codes.pop(code.code_id, None)
             raise NotShippable(loop.code_refused.pop(code.code_id))
 
-    def _allow(self, flow: CompiledFlow, code: Code) -> None:
+    def _ask_to_load(self, code: Code) -> bool:
+        """Let the nursery begin, if it has not been asked yet."""
+        if code.code_id in self.loop.code_ready or code.code_id in self._codes:
+            return False
+        self._codes[code.code_id] = code
+        self.call(lambda: self._backend_or_fail().load(code))
+        return True
+
+    def _prepare_meanwhile(self) -> None:
+        """While the nursery starts and loads: what the first job would wait for."""
+        if self.is_durable:
+            self.store.prepare()
+            load_lock_library()
+
+    def allow(self, flow: CompiledFlow, code: Code) -> None:
+        """Let the flow have as many worker processes as it may."""
         if flow.max_workers:
             is_fixed = self.settings.max_workers > 0
             self.call(lambda: self.loop.placement.allow(code.code_id, flow.max_workers, is_fixed))
@@ -449,7 +493,7 @@ class Supervisor:
         with self._code_changed:
             self._code_changed.notify_all()
 
-    def _signed_code(self, job_id: str, code: Code) -> tuple[Any, ...]:
+    def signed_code(self, job_id: str, code: Code) -> tuple[Any, ...]:
         """(code id, environment, signature and bundle), as the first record keeps it."""
         if code.bundle is None or not self.is_durable:
             return ()
@@ -460,14 +504,14 @@ class Supervisor:
     def _check_signature(self, job_id: str, frame: bytes) -> None:
         """Raise unless the job's first record was signed with a key of ours, if it was signed at all."""
         record = decode_record(frame)
-        if isinstance(record, Submitted) and record.code:
+        if isinstance(record, (Submitted, Adopted)) and record.code:
             self._stored_code(job_id, frame)
 
     def _stored_code(self, job_id: str, frame: bytes) -> Code:
         from .._serialization.packing import unpack
 
         record = decode_record(frame)
-        if not isinstance(record, Submitted) or not record.code:
+        if not isinstance(record, (Submitted, Adopted)) or not record.code:
             raise NotShippable(f"job {job_id} keeps no code of its flow; resume it from a program that defines the flow")
         signed = record.code[0]
         signature, content = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
@@ -488,8 +532,8 @@ class Supervisor:
         ref = LogRef(epoch, commit, frame)
         tenure = live.tenure
         # A job that had ended before this process looked at it was never owned here.
-        is_owned = isinstance(tenure, DurableTenure)
-        record = decode_record(tenure.read(ref) if is_owned else self.store.read_frame(live.job.job_id, ref))
+        owned = tenure if isinstance(tenure, DurableTenure) else None
+        record = decode_record(owned.read(ref) if owned is not None else self.store.read_frame(live.job.job_id, ref))
         data = list(batches_of(record))[number].data
         assert data is not None
         return data

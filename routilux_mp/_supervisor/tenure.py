@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: The heartbeat learns of blocked jobs at most this often: there may be many jobs, and many turns a second.
+_LOOK_NS = 200_000_000
+
 
 class Keeper:
     """Called by the loop, in its thread, at its turns."""
@@ -33,6 +36,7 @@ class Keeper:
         self._encode = encode
         self._token = token
         self._lease_ns = 0
+        self._looked_ns = 0
         #: job id -> (number of the commit that carries the answer, request id), in order
         self._owed: dict[str, deque[tuple[int, str]]] = {}
         self._durable: dict[str, dict[str, str]] = {}
@@ -72,7 +76,8 @@ class Keeper:
             live = self._loop.jobs.get(found.job_id)
             if live is not None:
                 self.ask(live, found, now)
-        if self._owed:
+        if self._owed and now - self._looked_ns > _LOOK_NS:
+            self._looked_ns = now
             self._vigil.blocked({live.job.job_id: live.blocked[0] for live in self._loop.jobs.values() if live.blocked})
 
     def ask(self, live: LiveJob, heard: Heard, now: int) -> None:

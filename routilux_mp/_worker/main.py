@@ -65,6 +65,7 @@ class Worker:
         self.transaction = Transaction(self._send, page.numbers, self._wait_in_handler)
         self._sender = _LateSender(self.transaction)
         self._sender.is_awake = not may_wait  # one thread does everything in the caller's process
+        self.transaction.wake_reporter = self._sender.wake
 
     def serve(self) -> None:
         """Run until the channel ends, and then what is left."""
@@ -330,6 +331,11 @@ class _LateSender:
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
         self.is_awake = False
+
+    def wake(self) -> None:
+        """Something is finished and unsent while the handler goes on."""
+        if not self.is_awake:
+            self.arm()
 
     def arm(self) -> None:
         """Something is finished and unsent while the next activation begins."""

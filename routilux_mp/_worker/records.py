@@ -38,15 +38,14 @@ class OutputItem(NamedTuple):
 
 def history_of(
     job_id: str, topology: Topology, records: Iterable[Durable], decode: Decode, decode_value: DecodeValue,
-    entry: int = -1,
+    entry: int = -1, slot: int = 0,
 ) -> Iterator[HistoryItem]:  # fmt: skip
     """One item per entry of the execution history, in commit order, decoded as they are asked for.
 
-    ``entry``: the entry routine, for records that do not begin with the job's first.
+    ``entry``, ``slot``: the entry routine, for records that do not begin with the job's first.
     """
     fold = HistoryFold()
     fold.attach(topology, entry)
-    slot = 0
     for record in records:
         if isinstance(record, Submitted):
             slot = record.slot

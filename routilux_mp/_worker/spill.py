@@ -7,7 +7,6 @@ of a batch ask :class:`PayloadReader` first; most payloads are themselves.
 from __future__ import annotations
 
 import os
-import secrets
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import count
@@ -89,7 +88,7 @@ class Spiller:
         from .._storage.blobs import put_blob_file
 
         if self._pid != os.getpid():  # a forked worker must not use its sibling's names
-            self._pid, self._nonce = os.getpid(), secrets.token_hex(8)
+            self._pid, self._nonce = os.getpid(), os.urandom(8).hex()
         name = f"{self._nonce}-{next(self._numbers)}"
         chunks, places, end = [], [], 0
         for payload in payloads:

@@ -41,6 +41,8 @@ UNANSWERED_MAX = 4
 _UNCOMMITTED_MAX = 10_000
 LONG_NS = 5_000_000_000
 _BLOCKED_RETRY_S = 0.2
+#: Payloads that are kept in memory, and go into the log, while blobs cannot be written.
+_BLOCKED_HELD_MAX = 8 * 1024 * 1024
 
 
 class HandedBack(BaseException):
@@ -56,6 +58,8 @@ class Transaction:
         self._send = send
         self._numbers = numbers
         self._wait_for_answers = wait_for_answers
+        #: Called when a cursor is committed but not sent while the handler goes on: the second thread sends it.
+        self.wake_reporter: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self.is_claimed = False  # by the second thread
         self.is_in_handler = False
@@ -81,6 +85,7 @@ class Transaction:
         self._reads: tuple[tuple[str, str], ...] = ()
         self._cursor: bytes | None = None
         self._busy_since_ns = 0
+        self._reported_ns = time.monotonic_ns()
         self.unanswered = 0
         # -- the activation --
         self.first_seq = 0  # number of the dispatch's first activation, as if all were numbered in a row
@@ -142,6 +147,8 @@ class Transaction:
         """Commit what was done so far, in a plain handler: waits for the supervisor only when far ahead of it."""
         with self._lock:
             self.commit_cursor(cursor)
+            if self._cursor is not None:
+                self.wake_reporter()
             if self.unanswered >= UNANSWERED_MAX:
                 index = self._numbers[INDEX]
                 self.flush()
@@ -188,7 +195,8 @@ class Transaction:
         self._is_special = True
         now = time.monotonic_ns()
         if self.deadline_ns == _NEVER:
-            self.deadline_ns = now + self.job.flush_ns
+            # The first in a while goes at once; those that follow it closely go together.
+            self.deadline_ns = max(now, self._reported_ns + self.job.flush_ns)
         if now >= self.deadline_ns or sum(self.marks) >= self._count_max:
             self.flush()
         self._numbers[START_NS] = now
@@ -250,6 +258,8 @@ class Transaction:
     def enter_handler(self) -> None:
         """User code runs from here on, and the second thread may report."""
         self.is_in_handler = True
+        if self._cursor is not None:
+            self.wake_reporter()
 
     def leave_handler(self) -> None:
         """User code has returned or raised; wait for the second thread if it is reporting."""
@@ -351,7 +361,7 @@ class Transaction:
         if self._cursor is not None:
             self.unanswered += 1
         self._forget_reported()
-        self._busy_since_ns = now
+        self._busy_since_ns = self._reported_ns = now
         self._send(self.job.info.job_id, completion)
 
     def _mark(self) -> None:
@@ -396,7 +406,10 @@ class Transaction:
                 path, references = self._spiller.put(blob_dir, [data for _, data in big])
                 break
             except StorageBlocked:
-                # The disk is full: the job is blocked, not failed. Wait as the supervisor does.
+                # The disk is full: the job is blocked, not failed. In the report the payloads show the supervisor,
+                # whose commit meets the same disk and says so; what is too much for that waits here.
+                if self.size <= _BLOCKED_HELD_MAX:
+                    return
                 if self.is_revoked:
                     raise HandedBack from None
                 time.sleep(_BLOCKED_RETRY_S)

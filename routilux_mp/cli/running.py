@@ -106,7 +106,7 @@ def _follow(runtime: Runtime, state: JobState, options: argparse.Namespace, inte
 
 
 def _wait(state: JobState, timeout_s: float) -> None:
-    state._live_or_fail().handle.wait(lambda view: view.is_terminal or view.status == "paused", timeout_s)
+    state._live_or_fail().handle.wait(lambda view: view.is_terminal or view.is_resting, timeout_s)
 
 
 def _has_stopped(state: JobState) -> bool:

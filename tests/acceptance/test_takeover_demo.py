@@ -36,9 +36,7 @@ def test_it_touches_no_folder_of_somebody_else(rmp, tmp_path):
 
 
 def test_a_picture_does_not_depend_on_who_drew_it_or_when():
-    tiles = [
-        {"x": x, "y": y, "host": "ab"[x], "pixels": tile_levels(x, y, 2)} for x in range(2) for y in range(2)
-    ]
+    tiles = [{"x": x, "y": y, "host": "ab"[x], "pixels": tile_levels(x, y, 2)} for x in range(2) for y in range(2)]
     plain = picture(tiles, 2, {})
     others = [{**tile, "host": "c"} for tile in reversed(tiles)]
     assert picture(others, 2, {}) == plain

@@ -1,6 +1,6 @@
 """Programs for failover tests: a flow that leaves marks outside the job, as files that no supervisor touches."""
 
-FLOW = '''
+FLOW = """
 import os, time
 from routilux_mp import ErrorStrategy, Flow, Routine
 
@@ -44,4 +44,4 @@ work = Work()
 work.set_as_optional(ErrorStrategy.CONTINUE)
 flow.add_routine(work, "work")
 flow.connect("source", "out", "work", "inp")
-'''
+"""

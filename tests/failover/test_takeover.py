@@ -40,6 +40,7 @@ def test_a_killed_owner_is_succeeded_at_once(tmp_path: Path) -> None:
         owner.wait()
 
 
+@pytest.mark.slow
 def test_sigterm_hands_over_and_nothing_runs_twice(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         standby = cluster.standby()
@@ -57,6 +58,7 @@ def test_sigterm_hands_over_and_nothing_runs_twice(tmp_path: Path) -> None:
         assert "handed over" in standby.said()
 
 
+@pytest.mark.slow
 def test_a_standby_that_is_told_to_leave_hands_over_in_turn(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         first = cluster.standby()
@@ -74,6 +76,7 @@ def test_a_standby_that_is_told_to_leave_hands_over_in_turn(tmp_path: Path) -> N
         cluster.require_completed(150)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["b", ""], ids=["another host", "the same host"])
 @pytest.mark.parametrize("whole", [True, False], ids=["whole host frozen", "only its supervisor"])
 def test_a_frozen_owner_is_fenced_when_it_thaws(tmp_path: Path, host: str, whole: bool) -> None:
@@ -106,6 +109,7 @@ def test_a_frozen_owner_is_fenced_when_it_thaws(tmp_path: Path, host: str, whole
         cluster.require_completed(250)
 
 
+@pytest.mark.slow
 def test_of_two_standbys_one_wins_and_the_other_is_silent(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         standbys = [cluster.standby(), cluster.standby()]
@@ -121,6 +125,7 @@ def test_of_two_standbys_one_wins_and_the_other_is_silent(tmp_path: Path) -> Non
         assert cluster.job_id() not in loser.said()
 
 
+@pytest.mark.slow
 def test_a_standby_takes_no_more_than_its_capacity(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         owners = [cluster.owner(60, pause_s=0.02) for _ in range(2)]
@@ -136,6 +141,7 @@ def test_a_standby_takes_no_more_than_its_capacity(tmp_path: Path) -> None:
         assert standby.said().count("at capacity") == 1
 
 
+@pytest.mark.slow
 def test_a_paused_job_stays_where_it_is(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         standby = cluster.standby()
@@ -153,6 +159,7 @@ def test_a_paused_job_stays_where_it_is(tmp_path: Path) -> None:
         assert standby.said().count("took over") == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_is_offered_goes_on_elsewhere(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         standby = cluster.standby()
@@ -165,6 +172,7 @@ def test_a_job_that_is_offered_goes_on_elsewhere(tmp_path: Path) -> None:
         assert cluster.twice() == []
 
 
+@pytest.mark.slow
 def test_what_keeps_a_job_from_running_here_is_said_once_and_keeps_no_other(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         owner = cluster.owner(100)
@@ -186,6 +194,7 @@ def test_what_keeps_a_job_from_running_here_is_said_once_and_keeps_no_other(tmp_
         assert keyed.said().count("job damaged") == 1
 
 
+@pytest.mark.slow
 def test_a_frozen_owner_that_nobody_replaced_goes_on(tmp_path: Path) -> None:
     with Cluster(tmp_path, lease_s=0.4) as cluster:
         owner = cluster.owner(80)
@@ -216,6 +225,7 @@ with Runtime(2, checkpoint_dir=sys.argv[1]) as runtime:
 """
 
 
+@pytest.mark.slow
 def test_a_library_can_opt_in_to_hand_over_on_sigterm(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         (tmp_path / "program.py").write_text(LIBRARY)

@@ -404,7 +404,8 @@ def test_a_document_is_resumed_where_nobody_knows_the_job(tmp_path: Path) -> Non
         resumed = new_flow.resume(new_state)
         assert JobState.wait_for_completion(new_flow, resumed, DEADLINE_S)
         assert (resumed.status, resumed.job_id) == ("completed", state.job_id)
-        assert done + [r["number"] for r in resumed.results("waiting", "output")] == [0, 1, 2]
+        assert [r["number"] for r in resumed.results("waiting", "output")] == [0, 1, 2]
+        assert done == [0, 1, 2][: len(done)]
         assert resumed.get_shared_data("k") == {"v": (1,)}
         assert [r.event_name for r in resumed.execution_history[:2]] == ["start", "output"]
 

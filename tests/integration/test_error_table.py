@@ -106,7 +106,7 @@ ROWS = (
     Row("retry, exhausted", retry(), 9, "failed", ("error",) * 4, {**FAILED, "error": "failure 4"}),
     Row("retry, none allowed", retry(max_retries=0), 9, "failed", ("error",), {**FAILED, "error": "failure 1"}),
     Row("retry, not retryable", retry(), 9, "failed", ("error",), {**FAILED, "error": "'key'"}, is_key_error=True),
-    Row("retry, every exception", retry(retryable_exceptions=None), 1, "completed", ("error",), GOOD, is_key_error=True),
+    Row("retry, any exception", retry(retryable_exceptions=None), 1, "completed", ("error",), GOOD, is_key_error=True),
     Row(
         "continue, but critical", {"strategy": "continue", "is_critical": True}, 9, "failed", ("error",),
         {**FAILED, "error": "failure 1"},
@@ -192,9 +192,8 @@ def test_inline(tmp_path: Path, row: Row, level: str, place: str, style: str) ->
 def test_on_worker_processes(tmp_path: Path) -> None:
     """One runtime for many rows: a job's counts begin at 0 whatever was before."""
     with Runtime(2, checkpoint_dir=str(tmp_path)) as runtime:
-        for number, (row, level, place, style) in enumerate(CASES):
-            if number % 4 == CASES.index((row, level, place, style)) // 4 % 4:
-                check(runtime, row, level, place, style)
+        for case in CASES[::5]:  # every level, place and style comes up: a row has twelve cases
+            check(runtime, *case)
 
 
 @pytest.mark.parametrize(

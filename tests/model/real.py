@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 from routilux_mp._storage import frames
-from routilux_mp._storage.layout import parse_commit, parse_epoch
+from routilux_mp._storage.layout import commit_name, epoch_name, parse_commit, parse_epoch
 from routilux_mp._storage.log import Tenure
 from routilux_mp._storage.replay import JobLog
 from routilux_mp.errors import Fenced, OutcomeUnknown
 from tests.model.state import SEAL, Disk, Log, Tasks, opened_after
 from tests.support.faulty import OPERATIONS, Crashed
-from tests.support.memory import MemoryFiles
+from tests.support.memory import MemoryFiles, Node
 from tests.support.stores import BASE, JOB, make_store
 from tests.support.turns import Actor, Stage
 
@@ -38,6 +38,8 @@ class ParkingFiles:
         self._stage = stage
         #: Set by the director before it lets a thread go on: what becomes of the change. "" / "lost" / "fails".
         self.fate = ""
+        #: What a thread is about to delete, and in which directory; None: it is about to link something.
+        self.stands_at: dict[Actor, tuple[str, Node] | None] = {}
 
     def __getattr__(self, name: str) -> Any:
         if name not in OPERATIONS:
@@ -52,6 +54,7 @@ class ParkingFiles:
                 raise Crashed(name)
             if not self._is_watched(name, args):
                 return operation(*args, **kwargs)
+            self.stands_at[actor] = (args[0], self._disk.handles[args[1]]) if name == "unlink" else None
             self._stage.switch(None)
             fate, self.fate = self.fate, ""
             if fate != "fails":
@@ -73,6 +76,7 @@ class RealProcess:
 
     def __init__(self, disk: MemoryFiles, stage: Stage, seed: int) -> None:
         self._stage = stage
+        self._disk = disk
         self._files = ParkingFiles(disk, stage)
         self._store = make_store(self._files, seed)
         self.tenure: Tenure | None = None
@@ -163,6 +167,20 @@ class RealProcess:
         assert self.keeping is None
         self.keeping = self._stage.enter("keeper", self._keeper.housekeep)
         self._let_keeper_go_on(self.keeping)
+
+    def is_about_to_delete(self, kind: str, epoch: int, number: int) -> bool:
+        """Whether that is what its housekeeping thread stands before."""
+        name, folder = {
+            "file": (commit_name(number), f"epochs/{epoch_name(epoch)}"),
+            "snapshot": (epoch_name(epoch), "snapshots"),
+            "blob": (BLOB, "blobs/e0000001"),
+        }[kind]
+        stands_at = self._files.stands_at[self.keeping] if self.keeping is not None else None
+        return stands_at is not None and stands_at[0] == name and stands_at[1] is self._disk.node(f"{BASE}/{folder}")
+
+    def has_collected(self, epoch: int) -> bool:
+        """Whether its housekeeping has been through that epoch and will not come again."""
+        return self._keeper is not None and epoch in self._keeper._keeper._collected
 
     def crash(self) -> None:
         """Nothing of it is left."""

@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import pytest
 
-from tests.model.explorer import Explorer
+from tests.model.explorer import Explorer, Result
 from tests.model.state import SEAL, Disk, Rules, Size
 from tests.model.variants import BROKEN, Variant
 
 FULL = Size(processes=3, tasks=2, epochs=3, crashes=1, standbys_remember=False)
 
 
+@cache
+def explored(size: Size) -> tuple[Result, list[Disk]]:
+    """The safe protocol, explored once."""
+    explorer = Explorer(Rules(), size)
+    return explorer.run(), explorer.disks()
+
+
 @pytest.mark.parametrize(
     "size",
     [
         pytest.param(FULL, id="3 processes, 2 tasks, 3 epochs, 1 crash"),
-        pytest.param(replace(FULL, crashes=2), id="2 crashes"),
-        pytest.param(Size(processes=2), id="2 processes, sleeping standbys are states of their own"),
+        pytest.param(replace(FULL, crashes=2), id="2 crashes", marks=pytest.mark.slow),
+        pytest.param(
+            Size(processes=2), id="2 processes, sleeping standbys are states of their own", marks=pytest.mark.slow
+        ),
         pytest.param(replace(FULL, tasks=3), id="3 tasks", marks=pytest.mark.slow),
     ],
 )
 def test_the_protocol_is_safe(size: Size) -> None:
-    result = Explorer(Rules(), size).run()
+    result, _ = explored(size)
     assert result.violation is None, "\n".join([result.violation, *result.trace])
     assert result.states > 80_000, "the exploration is not exhaustive any more"
 
 
 @pytest.mark.parametrize("variant", BROKEN, ids=lambda variant: variant.name)
-@pytest.mark.parametrize("remember", [False, True], ids=["standbys without memory", "standbys that sleep"])
+@pytest.mark.parametrize(
+    "remember",
+    [
+        pytest.param(False, id="standbys without memory"),
+        pytest.param(True, id="standbys that sleep", marks=pytest.mark.slow),
+    ],
+)
 def test_no_rule_can_be_left_out(variant: Variant, remember: bool) -> None:
     """With sleeping standbys as states of their own the same is found: leaving them out hides nothing."""
     size = replace(variant.size, standbys_remember=remember)
@@ -41,9 +59,7 @@ def test_no_rule_can_be_left_out(variant: Variant, remember: bool) -> None:
 
 def test_what_the_rules_guard_against_does_happen() -> None:
     """The safe exploration is no empty one: everything that the proof speaks of is reached."""
-    explorer = Explorer(Rules(), FULL)
-    explorer.run()
-    disks = explorer.disks()
+    _, disks = explored(FULL)
     for what, holds in {
         "COMMITs collected": lambda disk: _collected(disk) > 0,
         "a SEAL put by a sleeper where a COMMIT was collected": _has_late_seal,
@@ -67,3 +83,13 @@ def _collected(disk: Disk) -> int:
 
 def _has_late_seal(disk: Disk) -> bool:
     return any(SEAL in row[:-1] for row in disk.log)
+
+
+def test_the_safety_page_says_what_is_found() -> None:
+    """Its figures are these: rows and lengths of the counterexamples, states of the safe protocol."""
+    page = Path(__file__).parents[2].joinpath("docs", "safety.md").read_text(encoding="utf-8")
+    said = sorted(int(steps) for steps in re.findall(r"^\|[^|]+\| (\d+): ", page, re.MULTILINE))
+    traces = [Explorer(variant.rules, variant.size, variant.damaged_max).run().trace for variant in BROKEN]
+    assert said == sorted(map(len, traces))
+    result, _ = explored(FULL)
+    assert f"{result.states:,} states, {result.transitions:,} transitions" in page

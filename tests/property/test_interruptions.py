@@ -24,8 +24,7 @@ DEADLINE_S = 30.0
 NAP_S = 0.0005
 
 #: How an interrupted job goes on.
-WAYS = ("here", "next runtime")
-WAYS_ = ("here", "next runtime", "json", "json, unpaused")
+WAYS = ("here", "next runtime", "json", "json, unpaused")
 #: (number of records to wait for, way)
 STEPS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from(WAYS)), max_size=4)
 

@@ -23,7 +23,7 @@ class Interrupted(Exception):
     """What the flaky handler raises."""
 
 
-def testify(kind: str, routine: Routine, note: object = "-") -> None:
+def witness(kind: str, routine: Routine, note: object = "-") -> None:
     """One line, appended at once: S(tart) or E(nd), when, of what, which attempt."""
     pid = os.getpid()
     fd = _descriptors.get(pid)
@@ -42,7 +42,7 @@ def burn(microseconds: int) -> None:
 
 
 class Step(Routine):
-    """A handler that burns a little and testifies; subclasses say what it does."""
+    """A handler that burns a little and says so; subclasses say what it does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,10 +50,10 @@ class Step(Routine):
         self.define_event("out")
 
     def handle(self, **data: Any) -> None:
-        testify("S", self)
+        witness("S", self)
         burn(self.get_config("burn_us", 300))
         self.work(**data)
-        testify("E", self)
+        witness("E", self)
 
     def work(self, **data: Any) -> None:
         raise NotImplementedError
@@ -69,13 +69,13 @@ class Source(Routine):
 
     def go(self, n: int) -> Iterator[int]:
         begin = self.resume_cursor or 0
-        testify("S", self, begin)
+        witness("S", self, begin)
         for i in range(begin, n):
             burn(self.get_config("burn_us", 100))
             self.emit("out", i=i, **self.payload(i))
             if i % 10 == 9:
                 yield i + 1
-        testify("E", self)
+        witness("E", self)
 
     def payload(self, i: int) -> dict[str, Any]:
         return {}
@@ -130,11 +130,11 @@ class Join(Routine):
         self.set_activation_policy(upstream_done_policy())
 
     def decide(self, slot_data: dict[str, list[Any]]) -> None:
-        testify("S", self)
+        witness("S", self)
         minus = sorted(item["minus"] for item in slot_data["minus"])
         plus = sorted(item["plus"] for item in slot_data["plus"])
         self.emit("out", minus=minus, plus=plus)
-        testify("E", self)
+        witness("E", self)
 
 
 def fan(items: int) -> Flow:
@@ -227,10 +227,10 @@ class Batcher(Routine):
         self.set_activation_policy(batch_size_policy(7))
 
     def decide(self, slot_data: dict[str, list[Any]]) -> None:
-        testify("S", self)
+        witness("S", self)
         burn(500)
         self.emit("out", numbers=[item["i"] for item in slot_data["in"]])
-        testify("E", self)
+        witness("E", self)
 
 
 def batches(items: int) -> Flow:

@@ -163,6 +163,20 @@ def test_a_worker_that_dies_between_activations_charges_nobody(tmp_path: Path) -
         assert errors(again) == []
 
 
+def test_a_crash_keeps_the_order_of_a_single_worker(tmp_path: Path) -> None:
+    """What had come before the crash and was not reported yet runs again before what crashed, not after it."""
+    mark = tmp_path / "has crashed"
+
+    def act(routine: Routine) -> None:
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with ended(job(act), tmp_path / "checkpoints", flush_ms=60_000) as state:
+        assert results(state) == list(range(N))
+        assert len(errors(state)) == 1
+
+
 class Poison:
     """Cannot be built where a worker builds it: it ends the process."""
 

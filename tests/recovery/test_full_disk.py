@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,9 +47,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 class Program:
     """``trouble`` in a process of its own."""
 
-    def __init__(self, root: Path, size: int, limit: int = 0) -> None:
+    def __init__(self, root: Path, size: int, limit: int = 0, pace_s: float = 0.002) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.recovery.trouble", str(root), str(size), str(limit)],
+            [sys.executable, "-m", "tests.recovery.trouble", str(root), str(size), str(limit), str(pace_s)],
             cwd=ROOT,
             env=dict(os.environ),
             stdin=subprocess.PIPE,
@@ -115,13 +116,21 @@ def test_a_full_disk_blocks_the_job_until_there_is_room(size: int, small_disk: P
 def test_a_disk_that_becomes_read_only_blocks_the_job(small_disk: Path) -> None:
     mount("-o", f"remount,size={LARGE}", str(small_disk))
     root = small_disk / "checkpoints"
-    with program(root, 2_000, 1_500) as running:
-        told = running.told()  # blocked by its limit for files, so that it stands still for us
-        assert told["blocked"] is not None
-        mount("-o", "remount,ro", str(small_disk))
-        running.go_on()
+    with program(root, 500, 0, 0.03) as running:
+        deadline = time.monotonic() + 30
+        while len(list(root.glob("*/epochs/*/c*"))) < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        # Refused while a file is open for writing, which it is now and then.
+        while (
+            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], capture_output=True, check=False).returncode
+            != 0
+        ):
+            assert time.monotonic() < deadline
+        expect_blocked(running.told(), "Read-only file system")
         mount("-o", f"remount,rw,size={LARGE}", str(small_disk))
-        expect_complete(running.told(), 2_000)
+        running.go_on()
+        expect_complete(running.told(), 500)
 
 
 def test_a_limit_for_the_size_of_files_blocks_the_job(tmp_path: Path) -> None:
@@ -135,7 +144,7 @@ def test_a_read_only_disk_is_refused_at_once(small_disk: Path) -> None:
     root = small_disk / "checkpoints"
     mount("-o", "remount,ro", str(small_disk))
     with Runtime(2, checkpoint_dir=str(root)) as runtime:
-        with pytest.raises(StorageError, match="Read-only file system.*checkpoint_dir=") as caught:
+        with pytest.raises(StorageError, match=r"Read-only file system.*checkpoint_dir=") as caught:
             runtime.exec(flow_of(), {"n": 1, "size": 1})
         assert str(root) in str(caught.value)
         assert runtime.list_jobs() == []
@@ -145,7 +154,7 @@ def test_a_directory_without_permission_is_refused_at_once(tmp_path: Path) -> No
     if os.geteuid() == 0:
         pytest.skip("permissions do not stop root")
     tmp_path.chmod(0o500)
-    with Runtime(2, checkpoint_dir=str(tmp_path / "checkpoints")) as runtime:
-        with pytest.raises(StorageError, match="Permission denied.*checkpoint_dir="):
-            runtime.exec(flow_of(), {"n": 1, "size": 1})
+    runtime = Runtime(2, checkpoint_dir=str(tmp_path / "checkpoints"))
+    with runtime, pytest.raises(StorageError, match=r"Permission denied.*checkpoint_dir="):
+        runtime.exec(flow_of(), {"n": 1, "size": 1})
     tmp_path.chmod(0o700)

@@ -89,10 +89,10 @@ class Torture:
         self.name = name
         self.random = random.Random(seed)
         self.root = folder / "checkpoints"
-        self.testimony = folder / "testimony"
-        self.testimony.mkdir()
+        self.statements = folder / "statements"
+        self.statements.mkdir()
         self._errors = folder / "errors.txt"
-        self._environment = {**os.environ, WITNESS_DIR: str(self.testimony)}
+        self._environment = {**os.environ, WITNESS_DIR: str(self.statements)}
         self._job_count = 0
         #: Time until the last worker was gone after its supervisor was killed, seconds.
         self.orphan_s: list[float] = []
@@ -131,7 +131,7 @@ class Torture:
             else:
                 how = self.random.choice(["resume", "adopt"])
         self.outcomes[job_id] = self._sorted(program.said["ended"]["outcome"])
-        lines = witness.testimonies(self.testimony, job_id)
+        lines = witness.statements(self.statements, job_id)
         conflicting = "counter" if self.case.has_conflicts else ""
         end = witness.look(self.root, job_id)
         self.verdicts.append(witness.judge(lines, strokes, end, conflicting=conflicting))
@@ -242,7 +242,7 @@ class Torture:
 
     def _expect_nobody_left(self) -> None:
         deadline = time.monotonic() + GONE_S
-        while left := processes.carriers(str(self.testimony)):
+        while left := processes.carriers(str(self.statements)):
             assert time.monotonic() < deadline, f"still there {GONE_S} s after the kill: {left}"
             time.sleep(0.01)
 

@@ -1,7 +1,8 @@
 """A program whose checkpoint directory runs full: it says when its job is blocked, and goes on when told to.
 
-``python -m tests.recovery.trouble <checkpoint dir> <payload bytes> <file size limit, 0: none>``; it prints one JSON
-line when the job is blocked, waits for a line on its standard input, and prints another when the job has ended.
+``python -m tests.recovery.trouble <checkpoint dir> <payload bytes> <file size limit, 0: none> <seconds per item>``; it
+prints one JSON line when the job is blocked, waits for a line on its standard input, and prints another when the job
+has ended.
 """
 
 from __future__ import annotations
@@ -37,20 +38,22 @@ class Check(Routine):
         self.define_event("out")
 
     def go(self, i: int, data: bytes) -> None:
-        time.sleep(0.002)
+        time.sleep(self.get_config("pace_s"))
         self.emit("out", i=i, size=len(data), is_right=set(data) == {i})
 
 
-def flow_of() -> Flow:
+def flow_of(pace_s: float = 0.0) -> Flow:
     flow = Flow(flow_id="trouble")
     flow.add_routine(Source(), "source")
-    flow.add_routine(Check(), "check")
+    check = Check()
+    check.set_config(pace_s=pace_s)
+    flow.add_routine(check, "check")
     flow.connect("source", "out", "check", "in")
     return flow
 
 
-def main(root: str, size: str, limit: str) -> None:
-    flow = flow_of()
+def main(root: str, size: str, limit: str, pace_s: str) -> None:
+    flow = flow_of(float(pace_s))
     with Runtime(2, checkpoint_dir=root) as runtime:
         if int(limit):
             # Once everything is started: what is to run full is the log, not the start.

@@ -1,15 +1,13 @@
 """The independent checker: what handlers say that they did, against what the commit log says was done.
 
-It uses nothing of the running engine. The handlers' testimony lies in private files outside the
+It uses nothing of the running engine. The handlers' statements lie in private files outside the
 checkpoint directory; the log is read as it stands, by a reader of its own.
 """
 
 from __future__ import annotations
 
 import time
-
 from collections import Counter, defaultdict
-
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +21,7 @@ from routilux_mp.errors import UnknownName
 from routilux_mp.settings import Settings
 
 
-class Testimony(NamedTuple):
+class Statement(NamedTuple):
     """One line of a handler."""
 
     kind: str  # S or E
@@ -54,13 +52,13 @@ class Stroke(NamedTuple):
 NOTHING = Picture(0, frozenset(), {}, 0)
 
 
-def testimonies(folder: Path, job_id: str) -> list[Testimony]:
+def statements(folder: Path, job_id: str) -> list[Statement]:
     found = []
     for path in folder.iterdir():
         for line in path.read_text().splitlines():
             kind, time_ns, key, attempt, note = line.split(" ", 4)
             if key.startswith(f"{job_id}/"):
-                found.append(Testimony(kind, int(time_ns), key, int(attempt), note))
+                found.append(Statement(kind, int(time_ns), key, int(attempt), note))
     return sorted(found, key=lambda t: t.time_ns)
 
 
@@ -77,7 +75,7 @@ def look(root: Path, job_id: str) -> Picture:
     topology = Topology("", "concurrent", (), ())
     try:
         for ref, data in log.history():
-            record = decode_record(data, tuple(ref))
+            record = decode_record(data, ref)
             if isinstance(record, Submitted):
                 topology = Topology.from_plain(record.topology)
                 continue
@@ -111,12 +109,12 @@ class Verdict(NamedTuple):
     in_flight: int  # begun and not committed, summed over the kills
 
 
-def judge(lines: list[Testimony], strokes: list[Stroke], end: Picture, *, conflicting: str = "") -> Verdict:
+def judge(lines: list[Statement], strokes: list[Stroke], end: Picture, *, conflicting: str = "") -> Verdict:
     """Nothing committed ran again, and what ran twice was in flight at a kill.
 
     ``conflicting``: a routine whose activations may also run again because of each other.
     """
-    begun: dict[tuple[str, int], list[Testimony]] = defaultdict(list)
+    begun: dict[tuple[str, int], list[Statement]] = defaultdict(list)
     ended = Counter(t.key for t in lines if t.kind == "E")
     for line in lines:
         if line.kind == "S":
@@ -142,7 +140,7 @@ def judge(lines: list[Testimony], strokes: list[Stroke], end: Picture, *, confli
     return Verdict(len(end.done), reruns, in_flight)
 
 
-def _check_nothing_committed_runs_again(begun: dict[tuple[str, int], list[Testimony]], stroke: Stroke) -> None:
+def _check_nothing_committed_runs_again(begun: dict[tuple[str, int], list[Statement]], stroke: Stroke) -> None:
     for (key, _), starts in begun.items():
         late = [t for t in starts if t.time_ns > stroke.before.time_ns]
         if late and key in stroke.before.done:

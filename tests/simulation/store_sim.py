@@ -15,7 +15,9 @@ import re
 import sys
 import time
 from collections import Counter
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 from routilux_mp._storage import frames
 from routilux_mp._storage.frames import COMMIT, OPEN, SEAL
@@ -239,14 +241,14 @@ class Incarnation:
         for _ in range(200):
             todo = [task for task in range(world.tasks) if task not in done]
             if world.random.random() < world.roll_share:
-                self._patiently(lambda: tenure.roll(encode_state(done)))
+                self._patiently(partial(tenure.roll, encode_state(done)))
                 self._keep_house(tenure)
             elif todo and world.random.random() < 0.05:
                 tenure.seal("handover")
                 return False
             elif todo:
                 batch = todo[: world.random.randint(1, 3)]
-                self._patiently(lambda: tenure.commit([b"%d" % task for task in batch]))
+                self._patiently(partial(tenure.commit, [b"%d" % task for task in batch]))
                 world.acknowledged += batch
                 done += batch
                 if world.random.random() < 0.2:
@@ -256,14 +258,16 @@ class Incarnation:
                 return True
         return False
 
-    def _patiently(self, attempt: Any) -> None:
+    def _patiently(self, attempt: Callable[[], None]) -> None:
         """What is blocked is tried again, as the supervisor does."""
         for _ in range(3):
             try:
-                return attempt()
+                attempt()
             except StorageBlocked:
                 self.world.sleep(0.1)
-        return attempt()
+            else:
+                return
+        attempt()
 
     def _keep_house(self, tenure: Tenure) -> None:
         """In a thread of its own, one at a time."""

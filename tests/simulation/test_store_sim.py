@@ -18,7 +18,6 @@ from routilux_mp._storage.layout import EPOCHS, commit_name, epoch_name
 from routilux_mp._storage.log import Tenure, Writer
 from routilux_mp._storage.place import Place
 from routilux_mp._storage.put import Putter, outcome_unknown
-from routilux_mp._storage.reader import is_end_of
 from routilux_mp._storage.replay import JobLog
 from routilux_mp.errors import CheckpointDamaged, Fenced
 from tests.simulation.store_sim import Broken, simulate
@@ -156,8 +155,3 @@ def test_a_broken_store_is_found(mutant: Callable[[pytest.MonkeyPatch], None], m
         except (Broken, CheckpointDamaged, Fenced):
             return
     raise AssertionError(f"{mutant.__name__} passed {MUTANT_SEEDS_MAX} seeds")
-
-
-def test_the_mutants_change_what_is_there() -> None:
-    """They patch names of the store; a rename must not turn them into nothing."""
-    assert is_end_of is reader.is_end_of is housekeeping.is_end_of

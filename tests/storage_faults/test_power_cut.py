@@ -19,7 +19,7 @@ from routilux_mp._storage.log import Tenure
 from routilux_mp._storage.store import Store
 from routilux_mp.errors import RoutiluxError
 from tests.support.memory import MemoryFiles
-from tests.support.power import Mark, Medium, RecordingFiles, Sync
+from tests.support.power import Change, Mark, Medium, RecordingFiles, Sync
 from tests.support.stores import JOB, ROOT, committed, make_store, truth
 
 COMMITS = 100
@@ -117,13 +117,12 @@ def test_a_power_cut_at_every_point_of_a_few_commits() -> None:
 
 def without_fsync(fs: RecordingFiles, *, of_directories: bool) -> None:
     """As if the store had not called it."""
-    files = {event.node for event in fs.events if isinstance(event, Sync)} - {
-        event.directory for event in fs.events if hasattr(event, "directory")
-    }
+    directories = {event.directory for event in fs.events if isinstance(event, Change)}
     fs.events = [
         event
         for event in fs.events
-        if not (isinstance(event, Sync) and (event.node in files) != of_directories and event.node > 1)
+        # The root itself (0) is the operator's.
+        if not (isinstance(event, Sync) and event.node > 0 and (event.node in directories) == of_directories)
     ]
 
 

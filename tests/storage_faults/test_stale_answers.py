@@ -126,8 +126,7 @@ def test_the_lies_are_told() -> None:
 def test_mutant_a_reader_that_concludes_from_absence_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Place, "look_again", lambda self, wait_s, *folders: None)
     with pytest.raises(CheckpointDamaged):
-        for path in PATHS:
-            read_from_the_first_epoch(path)
+        list(map(read_from_the_first_epoch, PATHS))
 
 
 def others_go_on_at_operation(k: int) -> bool:

@@ -103,6 +103,10 @@ class HostFiles:
         self._begin("write")
         self._disk.write(handle, data)
 
+    def overwrite(self, name: str, at: int, data: bytes) -> None:
+        self._begin("write")
+        self._disk.overwrite(name, at, data)
+
     def fsync(self, handle: int) -> None:
         self._begin("fsync")
         self._disk.fsync(handle)

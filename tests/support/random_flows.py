@@ -185,13 +185,10 @@ def outcome_of(plan: Plan, state: JobState) -> Outcome:
 def plans(draw: st.DrawFn, emissions_max: int = 250) -> Plan:
     """Up to six routines: chains, diamonds, many to many, doubled connections, mapped parameters, merges."""
     size = draw(st.integers(2, 6))
-    kinds = ("handlers",) + tuple(
-        draw(st.sampled_from(("handlers", "handlers", "immediate", "batch", "done"))) for _ in range(size - 1)
-    )
+    kind = st.sampled_from(("handlers", "handlers", "immediate", "batch", "done"))
+    kinds = ("handlers", *(draw(kind) for _ in range(size - 1)))
     merge = st.sampled_from(("override", "override", "append", "counted", "no such strategy"))
-    merges = tuple(
-        (draw(merge), draw(merge)) if kind == "handlers" else ("override", "override") for kind in kinds
-    )
+    merges = tuple((draw(merge), draw(merge)) if kind == "handlers" else ("override", "override") for kind in kinds)
     links = []
     for target in range(1, size):
         for _ in range(draw(st.integers(1, 3))):

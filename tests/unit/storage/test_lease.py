@@ -26,9 +26,7 @@ class Reader:
         self.owner = this_process(bytes(range(16)), LEASE_S)
         self.heartbeat = Heartbeat(self.root, self.owner)
         self.now = 1000.0
-        self.heartbeats = Heartbeats(
-            self.root, clock=lambda: self.now, chance=lambda: 0.0, absence_s=absence_s
-        )
+        self.heartbeats = Heartbeats(self.root, clock=lambda: self.now, chance=lambda: 0.0, absence_s=absence_s)
 
     def path(self) -> str:
         return f"root/.owners/{self.owner.token}"

@@ -274,6 +274,7 @@ def test_a_full_disk_is_waited_for_until_the_work_is_revoked(blobs: Path, monkey
 
     monkeypatch.setattr(bench.transaction._spiller, "put", put)
     monkeypatch.setattr("routilux_mp._worker.transaction._BLOCKED_RETRY_S", 0.0)
+    monkeypatch.setattr("routilux_mp._worker.transaction._BLOCKED_HELD_MAX", 1000)
     bench.emit(data=b"x" * 5000)
     bench.finish()
     assert bench.page.numbers[LEASE_NS] == 0
@@ -283,6 +284,26 @@ def test_a_full_disk_is_waited_for_until_the_work_is_revoked(blobs: Path, monkey
     bench.transaction.discard()
     bench.transaction.flush(is_last=True)
     assert [(c.done, c.emits, c.is_last) for c in bench.sent] == [(0, (), True)]
+    bench.page.close()
+
+
+def test_on_a_full_disk_a_payload_stays_in_the_report_for_the_supervisor_to_be_blocked_by(
+    blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(blob_dir=str(blobs), payload_inline_bytes_max=1000)
+
+    def put(*_: Any) -> Any:
+        raise StorageBlocked
+
+    monkeypatch.setattr(bench.transaction._spiller, "put", put)
+    bench.emit(data=b"x" * 5000)
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    (completion,) = bench.sent
+    data = completion.emits[0].batch.data
+    assert data is not None
+    assert not is_reference(data)
+    assert len(data) > 5000
     bench.page.close()
 
 

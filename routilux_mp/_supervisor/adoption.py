@@ -1,0 +1,69 @@
+"""Taking in a job that began elsewhere and that only a document tells of.
+
+The rule owned here: everything about it is checked against the flow before anything is begun, and all of
+it becomes the first record of its log here, so that it can be replayed like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .._core.job import Job
+from .._core.plain import to_plain
+from .._core.stimuli import Adopt, StateOp
+from .._serialization.batch import encode_value
+from .._serialization.places import past_place
+from . import recovery
+from .cut import read_engine
+from .live import LiveJob, NullTenure
+
+if TYPE_CHECKING:
+    from .handle import JobHandle
+    from .supervisor import CompiledFlow, Supervisor
+
+#: What the caller changed in a document, as operations on the job that it tells of.
+Edits = Callable[[Job], Sequence[StateOp]]
+
+
+class Adoption(NamedTuple):
+    """What a document tells of a job."""
+
+    job_id: str
+    engine: bytes  # ``Cut.engine``
+    #: ``history``: (routine id, event, data, ns); ``log``: entries; ``outputs``: (routine id, type, data, ns)
+    past: Mapping[str, Sequence[Any]]
+    metadata: bytes
+    edits: Edits
+
+
+def adopt(supervisor: Supervisor, flow: CompiledFlow, adoption: Adoption) -> JobHandle:
+    """Go on with the job here, as its only owner in this root.
+
+    Raises:
+        ValueError: its flow is another one, or there is a job of this id here.
+        CheckpointDamaged: the document cannot be used.
+        NotShippable, StorageError: as ``Supervisor.submit``.
+    """
+    job_id, settings = adoption.job_id, supervisor.settings
+    job, _ = read_engine(adoption.engine, job_id, settings, supervisor.clock.now_ns())
+    recovery.check_same_flow(job, flow.topology)
+    recovery.with_settings_of(job, flow.topology)
+    job.metadata = adoption.metadata
+    past = {name: list(rows) for name, rows in adoption.past.items()}
+    job.record_count, job.log_count, job.sent_count = (len(past[n]) for n in ("history", "log", "outputs"))
+    supervisor.start()
+    code = supervisor.load_code_of(flow)
+    stimulus = Adopt(
+        flow.flow_id,
+        to_plain(job),
+        encode_value(past, supervisor.signer, past_place(job_id)),
+        supervisor.signed_code(job_id, code),
+        tuple(adoption.edits(job)),
+    )
+    durable = supervisor.is_durable
+    tenure = supervisor.store.create(job_id, flow.flow_doc) if durable else NullTenure(settings.history_inline_max)
+    supervisor.allow(flow, code)
+    live = LiveJob(recovery.new_job(job_id, settings), tenure, code.code_id)
+    live.sent_before = job.sent_count
+    return supervisor.enter(live, stimulus)

@@ -1,0 +1,18 @@
+"""What the supervisor is given of a flow. By itself, so that whoever compiles one need not import the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from .._core.topology import Topology
+
+
+class CompiledFlow(NamedTuple):
+    """A flow, ready to run."""
+
+    topology: Topology
+    routines: Mapping[str, Any]
+    flow_doc: bytes
+    flow_id: str
+    max_workers: int = 0  # the flow's own bound on worker processes; 0: the runtime's

@@ -1,0 +1,121 @@
+"""A job at one commit, whole and self-contained: what a serialised JobState is made from.
+
+Taken in the loop's thread, so that nothing moves meanwhile; payloads that lie in the log or in blobs are
+fetched afterwards. The rule owned here: a cut refers to nothing outside of itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .._core.batch import Batch
+from .._core.invariants import InvariantBroken, check
+from .._core.job import Job
+from .._core.outstanding import needed_batches, outstanding
+from .._core.plain import fill, to_plain
+from .._core.view import JobView, view_of
+from .._serialization.packing import pack, unpack
+from ..errors import CheckpointDamaged
+from ..settings import Settings
+from . import recovery
+
+if TYPE_CHECKING:
+    from .._worker.records import HistoryItem, OutputItem
+    from .handle import JobHandle
+
+_FORMAT = 1
+
+
+class Taken(NamedTuple):
+    """What is copied in the loop's thread."""
+
+    plain: bytes
+    #: Payloads that are in memory but named by their place in the log.
+    payloads: dict[tuple[int, int, int, int], bytes]
+    view: JobView
+    version: int  # of the view that will show at least as much
+    time_ns: int
+
+
+def take(job: Job, version: int, now_ns: int) -> Taken:
+    """Copy the job as it stands now."""
+    payloads = {b.ref: b.data for b in needed_batches(job) if b.ref is not None and b.data is not None}
+    return Taken(pack(to_plain(job)), payloads, view_of(job, version), version, now_ns)
+
+
+class Cut:
+    """The cut, with the same names for reading as ``JobHandle``."""
+
+    def __init__(self, handle: JobHandle, taken: Taken, settings: Settings) -> None:
+        self._handle = handle
+        self.job_id = handle.job_id
+        self.view = taken.view
+        self.time_ns = taken.time_ns
+        self.job = recovery.new_job(handle.job_id, settings)
+        fill(self.job, unpack(taken.plain))
+        for batch in needed_batches(self.job):
+            data = batch.data if batch.data is not None or batch.ref is None else taken.payloads.get(batch.ref)
+            whole = handle.payload_of(batch) if data is None else handle.open_payload(data)
+            batch.data, batch.ref, batch.size = bytes(whole), None, len(whole)
+
+    def engine(self) -> bytes:
+        """Everything that is needed to go on."""
+        return pack({"v": _FORMAT, "time_ns": self.time_ns, "job": to_plain(self.job)})
+
+    def pending(self) -> list[dict[str, Any]]:
+        """Activations that have not returned, in order per routine."""
+        return self._handle.tasks(outstanding(self.job))
+
+    def history(self) -> Iterator[HistoryItem]:
+        """The history up to this commit."""
+        return islice(self._handle.history(), self.view.history_count)
+
+    def newest_history(self, count: int) -> list[HistoryItem]:
+        """Its newest part."""
+        return self._handle.newest_history(count)
+
+    def shared_log(self) -> Iterator[Any]:
+        """The shared log up to this commit."""
+        return islice(self._handle.shared_log(), self.view.log_count)
+
+    def outputs(self) -> Iterator[OutputItem]:
+        """The outputs up to this commit."""
+        return islice(self._handle.outputs(), self.view.sent_count)
+
+
+def read_engine(data: bytes, job_id: str, settings: Settings, now_ns: int) -> tuple[Job, int]:
+    """The job that :meth:`Cut.engine` described, to go on at ``now_ns``; and when it had changed last.
+
+    A retry that waits does so for what was left of its delay, or until it is due, whichever is sooner.
+
+    Raises:
+        CheckpointDamaged: it is no such description, or one that contradicts itself.
+    """
+    where = f"the document of job {job_id}"
+    job = recovery.new_job(job_id, settings)
+    try:
+        content = unpack(data)
+        if content["v"] != _FORMAT:
+            raise CheckpointDamaged(f"{where} was written in format {content['v']!r}; use a newer routilux_mp")
+        fill(job, content["job"])
+        check(job)
+        taken_ns = int(content["time_ns"])
+        batches: list[Batch] = list(needed_batches(job))
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, InvariantBroken) as error:
+        raise CheckpointDamaged(f"{where} is damaged: what is to be gone on with makes no sense: {error!r}") from error
+    if any(type(batch.data) is not bytes for batch in batches):
+        raise CheckpointDamaged(f"{where} is damaged: it lacks data that is still needed")
+    for batch in batches:
+        batch.ref = None
+
+    def sooner(due_ns: int) -> int:
+        return min(due_ns, now_ns + max(0, due_ns - taken_ns)) if due_ns else 0
+
+    for routine in job.routines:
+        routine.ask_due_ns = sooner(routine.ask_due_ns)
+        for seq, special in routine.special.items():
+            routine.special[seq] = special._replace(due_ns=sooner(special.due_ns))
+    job.answered, job.answered_low, job.is_offered = {}, "", False
+    return job, job.updated_ns
