@@ -240,7 +240,16 @@ class Runtime:
         """
         self._check_open()
         compiled = None if flow is None else compile_flow(flow, self.settings)
-        return self._state_of(self._supervisor().resume(compiled, job_id, takeover=takeover))
+        supervisor = self._supervisor()
+        try:
+            return self._state_of(supervisor.resume(compiled, job_id, takeover=takeover))
+        except UnknownName:
+            data = supervisor.document_of(job_id) if compiled is not None else None
+            if compiled is None or data is None:
+                raise
+            state = JobState.deserialize(data)
+            assert state._document is not None
+            return self._import(compiled, state, state._document)
 
     def cancel(self, job_state: JobState, reason: str = "", timeout_s: float | None = None) -> None:
         """Cancel a job and wait until it has ended; see :meth:`Flow.cancel`."""

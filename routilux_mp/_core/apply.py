@@ -95,6 +95,9 @@ def _annotated(job: Job, record: Annotated, commit: int, source: Dispatch | None
 
 
 def _pause_asked(job: Job, record: PauseAsked, commit: int, source: Dispatch | None) -> None:
+    if record.is_offer and job.status == "paused" and not record.checkpoint:
+        job.is_offered = True  # it stays paused as its user has asked; new is only that another may go on with it
+        return
     job.updated_ns = record.time_ns
     job.closing = ("paused", record.reason, record.time_ns)
     job.checkpoint = record.checkpoint
@@ -107,7 +110,7 @@ def _paused(job: Job, record: Paused, commit: int, source: Dispatch | None) -> N
     job.closing = None
     job.status = "paused"
     point = {"time_ns": record.time_ns, "reason": reason, "checkpoint": job.checkpoint}
-    job.pause_points.append({**point, "pending_count": job.pending_count()})
+    job.pause_points.append({**point, "pending_count": job.activation_count()})
 
 
 def _resumed(job: Job, record: Resumed, commit: int, source: Dispatch | None) -> None:
@@ -143,7 +146,7 @@ def _ended(job: Job, record: Ended, commit: int, source: Dispatch | None) -> Non
 
 
 def _answered(job: Job, record: Answered, commit: int, source: Dispatch | None) -> None:
-    job.updated_ns = record.time_ns
+    # Not an update: what was asked for has a record of its own, if it changed anything.
     job.answered[record.request_id] = record.refusal
     if len(job.answered) > ANSWERED_MAX:
         kept = sorted(job.answered)

@@ -220,12 +220,15 @@ class Job:
     def routine_id(self, routine: int) -> str:
         return self.topology.routines[routine].routine_id
 
-    def pending_count(self) -> int:
-        """Activations queued, running or waiting; and emissions that a policy may still take."""
+    def activation_count(self) -> int:
+        """Activations queued, running or waiting."""
         return sum(
-            r.ready_count + len(r.special) + sum(map(len, r.slots)) + sum(_count(d) for d in r.dispatches.values())
-            for r in self.routines
+            r.ready_count + len(r.special) + sum(_count(d) for d in r.dispatches.values()) for r in self.routines
         )
+
+    def pending_count(self) -> int:
+        """Activations queued, running or waiting; and runs of emissions that a policy may still take."""
+        return self.activation_count() + sum(sum(map(len, r.slots)) for r in self.routines)
 
 
 def _count(dispatch: Dispatch) -> int:

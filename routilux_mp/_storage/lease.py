@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from zlib import crc32
 
-from .files import let_go
+from .files import FileSystem, let_go
 from .layout import OWNERS, SMALL_FILE_BYTES_MAX, is_token
 from .owner import OwnerInfo
 from .place import Root
@@ -107,6 +107,28 @@ class _Seen:
     since_s: float
     jitter: float
     sign: Sign | None = None
+
+
+def read_signs(fs: FileSystem, root: int) -> list[Sign]:
+    """What all heartbeats below an open root say now, for who only lists: nothing is timed."""
+    signs: list[Sign] = []
+    try:
+        at = fs.open_dir(OWNERS, root)
+    except OSError:
+        return signs
+    try:
+        for token in filter(is_token, fs.names(at)):
+            try:
+                sign = _decode(fs.read(token, at, _BYTES_MAX), token)
+            except OSError:
+                continue
+            if sign is not None:
+                signs.append(sign)
+    except OSError as error:
+        _log.debug("heartbeats not listed", extra={"error": str(error)})
+    finally:
+        let_go(fs, at)
+    return signs
 
 
 class Heartbeats:

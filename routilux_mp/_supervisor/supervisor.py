@@ -221,6 +221,14 @@ class Supervisor:
         live.found_ns = job.updated_ns
         return self.enter(live, stimulus, self._requests(job), ops)
 
+    def document_of(self, job_id: str) -> dict[str, Any] | None:
+        """The JobState document of a job that only has its documents here; None if it has a log, or nothing."""
+        if not self.store.has_only_views(job_id):
+            return None
+        _, state = self.store.read_views(job_id)
+        document = None if state is None else json.loads(state)
+        return document if isinstance(document, dict) else None
+
     def _ended(self, reading: recovery.Reading) -> JobHandle:
         put_in_place(reading.outputs)
         live = LiveJob(reading.job, NullTenure(0), "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -27,6 +27,7 @@ from .._storage.layout import (
     parse_commit,
     parse_epoch,
 )
+from .._storage.lease import Sign, read_signs
 from .._storage.owner import OwnerInfo, start_ticks, this_process
 from .._storage.views import unwrap
 from ..errors import RoutiluxError, StorageError
@@ -53,6 +54,8 @@ class ListedJob:
     path: str
     #: Why something of it could not be read, or empty.
     trouble: str = ""
+    #: Why its owner cannot write it now, as its heartbeat says, or empty.
+    blocked: str = ""
 
     @property
     def is_orphan(self) -> bool:
@@ -76,7 +79,8 @@ def list_jobs(root: str) -> list[ListedJob]:
     except OSError as error:
         raise StorageError(f"{root} cannot be read: {error.strerror}; name the checkpoint root") from None
     try:
-        found = [_Reader(files, at, root, entry.name, entry.mtime_ns).listed() for entry in _entries(files, at)]
+        signs = {sign.owner.token: sign for sign in read_signs(files, at)}
+        found = [_Reader(files, at, root, entry.name, entry.mtime_ns).listed(signs) for entry in _entries(files, at)]
     finally:
         files.close(at)
     return sorted(found, key=lambda job: (job.updated_at, job.job_id), reverse=True)
@@ -110,7 +114,7 @@ class _Reader:
         self._mtime_ns = mtime_ns
         self._trouble: list[str] = []
 
-    def listed(self) -> ListedJob:
+    def listed(self, signs: Mapping[str, Sign]) -> ListedJob:
         """The line; what could not be read is empty and named in ``trouble``."""
         view: dict[str, Any] = {}
         owner, sealed = None, False
@@ -136,6 +140,9 @@ class _Reader:
             pid=0 if owner is None else owner.pid,
             path=self._path,
             trouble="; ".join(self._trouble),
+            blocked=""
+            if owner is None or owner.token not in signs
+            else signs[owner.token].blocked.get(self._job_id, ""),
         )
 
     def _view(self, at: int) -> dict[str, Any]:

@@ -25,6 +25,8 @@ def status(options: argparse.Namespace) -> int:
         for job in jobs:
             if job.trouble:
                 print(f"! {job.job_id}: {job.trouble}")
+            elif job.blocked:
+                print(f"! {job.job_id} is blocked: {job.blocked}")
             elif job.is_orphan:
                 print(f"! {job.job_id} is unfinished and nobody runs it:  routilux-mp resume {job.path}")
     return OK

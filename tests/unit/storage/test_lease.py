@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,9 @@ from routilux_mp._storage.lease import Heartbeat, Heartbeats
 from routilux_mp._storage.owner import OwnerInfo, this_process
 from routilux_mp._storage.place import Root
 from routilux_mp._storage.put import Putter
+from routilux_mp._storage.store import Store
+from routilux_mp.cli.jobs import list_jobs
+from routilux_mp.settings import Settings
 from tests.support.memory import MemoryFiles
 
 LEASE_S = 10.0
@@ -163,3 +167,12 @@ def test_an_owner_from_another_boot_is_not_on_this_host() -> None:
     assert here.is_on_this_host(this_process(b"x", 1.0))
     assert not here.is_on_this_host(this_process(b"x", 1.0, host_id="another"))
     assert not OwnerInfo.from_document({**here.to_document(), "boot_id": "b"}).is_on_this_host(here)
+
+
+def test_a_listing_says_which_job_its_owner_cannot_write(tmp_path: Path) -> None:
+    with Store(str(tmp_path), Settings()) as store:
+        tenures = [store.create(job_id, b"{}") for job_id in ("free", "stuck")]
+        store.heartbeat().beat(["free", "stuck"], blocked={"stuck": "disk full"})
+        assert {job.job_id: job.blocked for job in list_jobs(str(tmp_path))} == {"free": "", "stuck": "disk full"}
+        for tenure in tenures:
+            tenure.close()
