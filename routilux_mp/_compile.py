@@ -29,6 +29,22 @@ class RoutineOptions(NamedTuple):
     is_ordered: bool = False
     timeout_s: float | None = None
 
+    @classmethod
+    def checked(cls, rid: str, workers: int | str, ordered: bool, timeout_s: float | None) -> RoutineOptions:
+        """The options, if they are possible.
+
+        Raises:
+            DefinitionError: which one is not, and what it may be.
+        """
+        count = 0 if workers == "auto" else workers
+        if type(count) is not int or count < 0 or (count == 0 and workers != "auto"):
+            raise DefinitionError(
+                f"Routine '{rid}': workers must be a whole number of at least 1 or 'auto', got {workers!r}"
+            )
+        if timeout_s is not None and not timeout_s > 0:
+            raise DefinitionError(f"Routine '{rid}': timeout_s must be above 0, got {timeout_s!r}")
+        return cls(count, bool(ordered), timeout_s)
+
 
 class FlowLike(Protocol):
     """What compiling needs to know of a flow."""

@@ -1,42 +1,48 @@
-"""Outputs of a job on their way to the caller's handler: in a thread of the caller, after they are durable.
+"""What a job does, told to the caller's own code: in a thread of the caller, after it is durable.
 
-The rule owned here: every output since this process has had the job is delivered once, in commit order,
-also those sent before the handler was set; a handler that raises is reported and gets the next one.
+The rule owned here: everything since this process has had the job is told once, in commit order, also
+what came before anybody listened; a listener that raises is reported and gets the next thing.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._history import Timestamp
+from ._worker.records import HistoryItem, OutputItem
 from .errors import RoutiluxError
+from .monitoring.hooks import ExecutionHooks
 from .output import OutputHandler
 
 if TYPE_CHECKING:
+    from ._core.view import JobView
     from ._supervisor.handle import JobHandle
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
-class Delivery:
-    """Delivers the outputs of one job until the job has ended, or is no longer here."""
+class _Follower(ABC, Generic[T]):
+    """Follows one job until it has ended, or is no longer here."""
 
-    def __init__(self, handle: JobHandle, receiver: Callable[[], OutputHandler | None]) -> None:
+    def __init__(self, handle: JobHandle, what: str) -> None:
         self._handle = handle
-        self._receiver = receiver
-        self._delivered = 0  # outputs of the job, those of earlier owners included
+        self._what = what
+        self._told = 0  # of all there are, those of earlier owners included
         self._progress = threading.Condition()
         self._is_over = False
-        self._thread = threading.Thread(target=self._run, name="routilux_mp-outputs", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"routilux_mp-{what}", daemon=True)
         self._thread.start()
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until everything that the job has durably sent is delivered; False after ``timeout_s``."""
+        """Wait until everything durable is told; False after ``timeout_s``."""
         if threading.current_thread() is self._thread:
-            return False  # a handler that waits for itself
+            return False  # a listener that waits for itself
         with self._progress:
             return self._progress.wait_for(lambda: self._is_over or self._is_level(), timeout_s)
 
@@ -45,45 +51,126 @@ class Delivery:
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
 
+    @abstractmethod
+    def _open(self) -> AbstractContextManager[Callable[[], Iterator[T]]]:
+        """Where to get what is new."""
+
+    @abstractmethod
+    def _count(self, view: JobView) -> int:
+        """How much there is."""
+
+    @property
+    @abstractmethod
+    def _before(self) -> int:
+        """How much there was before this process had the job."""
+
+    @abstractmethod
+    def _tell(self, item: T) -> None:
+        """Tell the listener."""
+
+    def _end(self) -> None:
+        """Nothing more comes."""
+
     def _is_level(self) -> bool:
-        return self._delivered >= self._handle.view.sent_count
+        return self._told >= self._count(self._handle.view)
 
     def _run(self) -> None:
         try:
-            self._deliver_all()
+            self._tell_all()
+            self._guarded(self._end)
         except RoutiluxError as error:
-            _log.error("outputs of job %s are no longer delivered: %s", self._handle.job_id, error)
+            _log.error("%s of job %s are no longer followed: %s", self._what, self._handle.job_id, error)
         finally:
             with self._progress:
                 self._is_over = True
                 self._progress.notify_all()
 
-    def _deliver_all(self) -> None:
-        handle = self._handle
-        is_last = False
-        with handle.following() as new_outputs:
+    def _tell_all(self) -> None:
+        handle, before, is_last = self._handle, self._before, False
+        with self._open() as new:
             while True:
-                for item in new_outputs():
-                    if self._delivered >= handle.sent_before:
-                        self._hand_over(item)
+                for item in new():
+                    if self._told >= before:
+                        self._guarded(lambda item=item: self._tell(item))  # type: ignore[misc]
                     with self._progress:
-                        self._delivered += 1
+                        self._told += 1
                         self._progress.notify_all()
                 if is_last:
                     return
                 try:
-                    handle.wait(lambda v: v.sent_count > self._delivered or v.is_terminal)
+                    handle.wait(lambda v: self._count(v) > self._told or v.is_terminal)
                 except RoutiluxError:
-                    is_last = True  # it goes on elsewhere; what it sent while it was here is still ours
+                    is_last = True  # it goes on elsewhere; what it did while it was here is still told
                 is_last = is_last or (handle.view.is_terminal and self._is_level())
 
-    def _hand_over(self, item: Any) -> None:
-        receiver = self._receiver()
-        if receiver is None:
-            return
+    def _guarded(self, call: Callable[[], Any]) -> None:
         try:
-            receiver.handle(
-                self._handle.job_id, item.routine_id, item.output_type, item.data, Timestamp.of(item.time_ns)
-            )
-        except Exception:  # the user's handler
-            _log.exception("the output handler of job %s failed", self._handle.job_id)
+            call()
+        except Exception:  # the user's own code
+            _log.exception("the listener to %s of job %s failed", self._what, self._handle.job_id)
+
+
+class Delivery(_Follower[OutputItem]):
+    """Brings the outputs of a job to its output handler."""
+
+    def __init__(self, handle: JobHandle, receiver: Callable[[], OutputHandler | None]) -> None:
+        self._receiver = receiver
+        super().__init__(handle, "outputs")
+
+    def _open(self) -> AbstractContextManager[Callable[[], Iterator[OutputItem]]]:
+        return self._handle.following_outputs()
+
+    def _count(self, view: JobView) -> int:
+        return view.sent_count
+
+    @property
+    def _before(self) -> int:
+        return self._handle.sent_before
+
+    def _tell(self, item: OutputItem) -> None:
+        receiver = self._receiver()
+        if receiver is not None:
+            at = Timestamp.of(item.time_ns)
+            receiver.handle(self._handle.job_id, item.routine_id, item.output_type, item.data, at)
+
+
+class Observer(_Follower[HistoryItem]):
+    """Tells hooks what a job does."""
+
+    def __init__(self, handle: JobHandle, state: Any, hooks: Callable[[], list[ExecutionHooks]]) -> None:
+        self._state = state
+        self._hooks = hooks
+        super().__init__(handle, "history")
+
+    def _open(self) -> AbstractContextManager[Callable[[], Iterator[HistoryItem]]]:
+        self._each(lambda hooks: hooks.on_job_start(self._state))
+        return self._handle.following_history()
+
+    def _count(self, view: JobView) -> int:
+        return view.history_count
+
+    @property
+    def _before(self) -> int:
+        return self._handle.recorded_before
+
+    def _tell(self, item: HistoryItem) -> None:
+        rid, state = item.routine_id, self._state
+        match item.event_name:
+            case "start":
+                self._each(lambda hooks: hooks.on_routine_start(rid, state))
+            case "completed":
+                self._each(lambda hooks: hooks.on_routine_end(rid, state, "completed"))
+            case "error" | "error_continued":
+                error = str(item.data.get("error"))
+                self._each(lambda hooks: hooks.on_routine_end(rid, state, "failed", error))
+            case event:
+                self._each(lambda hooks: hooks.on_event_emit(rid, event, item.data, state))
+
+    def _end(self) -> None:
+        view = self._handle.view
+        if view.is_terminal:
+            self._each(lambda hooks: hooks.on_job_end(self._state, view.status))
+
+    def _each(self, call: Callable[[ExecutionHooks], Any]) -> None:
+        for hooks in self._hooks():
+            self._guarded(lambda hooks=hooks: call(hooks))  # type: ignore[misc]

@@ -6,12 +6,15 @@ its module is loaded.
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._serialization.registry import find_class
 from .error_handler import ErrorHandler
-from .errors import DefinitionError
+from .errors import DefinitionError, UsageError
 from .routine import Routine
 
 if TYPE_CHECKING:
@@ -47,6 +50,30 @@ def build_flow(cls: type[Flow], spec: Mapping[str, Any]) -> Flow:
         source, target = (_ends(entry, end, number) for end in ("from", "to"))
         flow.connect(*source, *target, entry.get("param_mapping"))
     return flow
+
+
+def read_yaml(source: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """The description in a YAML file, or in YAML text (which has more than one line).
+
+    Raises:
+        UsageError: PyYAML is not installed.
+        DefinitionError: it is no YAML, or no mapping.
+    """
+    try:
+        yaml: Any = importlib.import_module("yaml")
+    except ImportError:
+        raise UsageError(
+            "Flow.from_yaml needs PyYAML: pip install 'routilux-mp[yaml]', or read the file yourself and use from_dict"
+        ) from None
+    is_text = isinstance(source, str) and "\n" in source
+    text = str(source) if is_text else Path(source).read_text(encoding="utf-8")
+    try:
+        spec = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise DefinitionError(f"{'the text' if is_text else os.fspath(source)} is not YAML: {error}") from error
+    if not isinstance(spec, Mapping):
+        raise DefinitionError(f"a flow description must be a mapping, got {type(spec).__name__}")
+    return spec
 
 
 def _routine(rid: str, entry: Mapping[str, Any]) -> Routine:

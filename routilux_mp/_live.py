@@ -315,8 +315,8 @@ class LiveJob:
             unknown["execution_history_omitted"] = count - len(items)
         else:
             history = list(self.history())
-        if not cut.view.is_terminal:
-            unknown[ENGINE] = base64.b64encode(cut.engine()).decode("ascii")
+        # Of an ended job too: it may show "paused", and be resumed elsewhere to show its end again.
+        unknown[ENGINE] = base64.b64encode(cut.engine()).decode("ascii")
         pending = [] if self.status.is_terminal else [self._task(task) for task in cut.pending()]
         return Document(
             flow_id=self.flow_id,

@@ -20,11 +20,6 @@ class Messages:
     _source: Document | LiveJob
     _output_handler: OutputHandler | None
 
-    @property
-    def job_id(self) -> str:
-        """Unique, and the same after resuming, on every host."""
-        return self._source.job_id
-
     def _write(self, method: str, *arguments: Any) -> None:
         raise NotImplementedError  # JobState has it
 
@@ -82,7 +77,7 @@ class Messages:
         """Send one output: to the log and to the handler."""
         if self._source.send(routine_id, output_type, data) or self._output_handler is None:
             return  # the job has it, and delivers it when it is durable
-        self._output_handler.handle(self.job_id, routine_id, output_type, data, Timestamp.of(None))
+        self._output_handler.handle(self._source.job_id, routine_id, output_type, data, Timestamp.of(None))
 
     def _deliver(self) -> None:
         """See that the outputs of a live job reach the handler."""

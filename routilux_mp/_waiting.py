@@ -36,6 +36,16 @@ def wait_for_end(
     return job_state.status.is_terminal
 
 
+def wait_for_all(job_states: Iterable[JobState], timeout_s: float | None) -> bool:
+    """Wait until every one of them has ended; False on a timeout, or when one is paused and there is none."""
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    have_ended = True
+    for job_state in job_states:
+        left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+        have_ended = wait_for_end(job_state, left_s, 0.1, None) and have_ended
+    return have_ended
+
+
 def wait_until(job_state: JobState, condition: Callable[[], bool], timeout_s: float | None, interval_s: float) -> bool:
     """Wait until the condition holds; False on a timeout, or when the job ends without it."""
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s

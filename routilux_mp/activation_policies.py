@@ -102,7 +102,8 @@ class CustomPolicy:
         if self.is_check:
             return (True, _take_all(slots), {"reason": "custom_policy_met"}) if answer else _DECLINED
         if not isinstance(answer, tuple) or len(answer) != 3:
-            raise PolicyAnswerInvalid(f"{self!r} must return (should_activate, data_slice, message), got {answer!r:.200}")
+            said = f"{answer!r:.200}"
+            raise PolicyAnswerInvalid(f"{self!r} must return (should_activate, data_slice, message), got {said}")
         should_activate, data_slice, message = answer
         return bool(should_activate), data_slice or {}, message
 

@@ -8,12 +8,14 @@ one never touches another.
 from __future__ import annotations
 
 import itertools
+import os
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ._compile import RoutineOptions, check_strategy, problems_of
 from ._serialization.registry import Serializable, check_constructible, describe_type, register_serializable
+from ._waiting import wait_for_all
 from .connection import Connection
 from .context import wish
 from .error_handler import ErrorHandler
@@ -86,7 +88,7 @@ class Flow(Serializable):
         for other, known in self.routines.items():
             if known is routine:
                 raise DefinitionError(f"this object is already in the flow as '{other}'; make another one for '{rid}'")
-        self._options[rid] = _options(rid, workers, ordered, timeout_s)
+        self._options[rid] = RoutineOptions.checked(rid, workers, ordered, timeout_s)
         routine._id = rid
         self.routines[rid] = routine
         return rid
@@ -248,11 +250,11 @@ class Flow(Serializable):
         """Wait until a job has ended, or all jobs of this flow that this process started.
 
         Returns:
-            True when they have ended, False on a timeout.
+            True when they have ended, False on a timeout, or at once for a paused job without one.
         """
         if job_state is not None:
             return JobState.wait_for_completion(self, job_state, timeout=timeout)
-        return current_runtime().wait_until_all_jobs_finished(timeout, flow_id=self.flow_id)
+        return wait_for_all([s for s in current_runtime().list_jobs() if s.flow_id == self.flow_id], timeout)
 
     def shutdown(self, wait: bool = True, timeout: float | None = None) -> bool:
         """Let this flow's jobs end (or cancel them, without ``wait``); the runtime goes on for other flows."""
@@ -353,18 +355,22 @@ class Flow(Serializable):
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> Flow:
-        """A flow from a description of registered classes.
+        """A flow from a description of registered classes; ValueError for a key, class or name that is not known.
 
         ``spec``: ``flow_id``; ``routines``: id → ``{"class": name, "config": {}, "workers": 1, …}``;
         ``connections``: ``[{"from": "id.event", "to": "id.slot", "param_mapping": {}}]``; ``execution``:
         ``{"strategy", "max_workers", "timeout"}``.
-
-        Raises:
-            ValueError: a key, class or name that is not known.
         """
         from ._flow_spec import build_flow  # only flows from a description need it
 
         return build_flow(cls, spec)
+
+    @classmethod
+    def from_yaml(cls, source: str | os.PathLike[str]) -> Flow:
+        """A flow from YAML, a file's path or the text itself, as :meth:`from_dict`; needs PyYAML."""
+        from ._flow_spec import build_flow, read_yaml
+
+        return build_flow(cls, read_yaml(source))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last_job": None}
@@ -385,17 +391,6 @@ class Flow(Serializable):
         # The same program must give the same ids on another host, so they are counted, not drawn.
         numbered = (f"{name}_{n}" for n in range(2, len(self.routines) + 3))
         return next(rid for rid in (name, *numbered) if rid not in self.routines)
-
-
-def _options(rid: str, workers: int | str, ordered: bool, timeout_s: float | None) -> RoutineOptions:
-    count = 0 if workers == "auto" else workers
-    if type(count) is not int or count < 0 or (count == 0 and workers != "auto"):
-        raise DefinitionError(
-            f"Routine '{rid}': workers must be a whole number of at least 1 or 'auto', got {workers!r}"
-        )
-    if timeout_s is not None and not timeout_s > 0:
-        raise DefinitionError(f"Routine '{rid}': timeout_s must be above 0, got {timeout_s!r}")
-    return RoutineOptions(count, bool(ordered), timeout_s)
 
 
 def _counter(job_state: JobState, routine_ids: tuple[str, ...]) -> Callable[[], int]:

@@ -46,7 +46,12 @@ class JobState(Messages, Serializable):
 
     # -- what it is -----------------------------------------------------------------------------
 
-    @Messages.job_id.setter  # type: ignore[attr-defined]
+    @property
+    def job_id(self) -> str:
+        """Unique, and the same after resuming, on every host."""
+        return self._source.job_id
+
+    @job_id.setter
     def job_id(self, job_id: str) -> None:
         self._detached("job_id").job_id = job_id
 

@@ -18,7 +18,8 @@ from ._serialization.callables import describe_callable, resolve_callable
 from ._serialization.json_values import from_json, to_json
 from ._serialization.registry import Serializable, check_constructible, register_serializable, remember_class
 from .activation_policies import ActivationPolicy, CustomPolicy, as_policy, from_spec
-from .context import ExecutionContext, FlowReference
+from .context import ExecutionContext as ExecutionContext
+from .context import FlowReference
 from .error_handler import ErrorHandler, ErrorStrategy
 from .errors import DefinitionError, NotInHandler, UnknownName
 from .event import Event
@@ -363,7 +364,7 @@ class Routine(Serializable):
 
 def _is_portable(reference: Any) -> bool:
     """Whether a callable can be found without the class that it was made by."""
-    return isinstance(reference, dict) and reference.get("kind") == "function"
+    return isinstance(reference, dict) and reference.get("kind") in ("function", "code")
 
 
 def _portable(slot_data: dict[str, Any]) -> dict[str, Any]:

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ._compile import compile_flow
 from ._current_runtime import activate, close_default, configure, current_runtime, deactivate, remember
-from ._documents import ENGINE, Document
+from ._delivery import Observer
+from ._documents import Document
 from ._live import LiveJob, describe
+from ._resuming import go_on, go_on_by_id
 from ._starting import TRIGGER, entry_of, refused, settle
 from ._state_values import CHECKPOINT_KEY, Values
-from ._transfer import edits_of, entry_params_of, import_job, is_older, state_ops
+from ._transfer import entry_params_of, state_ops
 from ._waiting import wait_for_curtains
 from .errors import DefinitionError, RuntimeClosed, UnknownName
 from .job_state import JobState
 from .monitoring.flow_registry import FlowRegistry
+from .monitoring.hooks import ExecutionHooks
 from .settings import Settings
 from .status import JobStatus
 
@@ -75,6 +78,7 @@ class Runtime:
         self._made: Supervisor | None = None
         self._may_create_key = True  # a standby must not: it would be another one than the jobs are signed with
         self._is_closed = False
+        self._hooks: list[ExecutionHooks] = []
         self._states: weakref.WeakValueDictionary[str, JobState] = weakref.WeakValueDictionary()
         if self.settings.durability == "none":
             _log.warning("durability='none': nothing is kept on disk; jobs of this runtime cannot be resumed")
@@ -197,39 +201,7 @@ class Runtime:
 
     def resume(self, flow: Flow, job_state: JobState, *, takeover: bool = False) -> JobState:
         """Go on with a job; see :meth:`Flow.resume`."""
-        self._check_open()
-        job_state._check_flow(flow)
-        live = job_state._live
-        if live is not None and live.handle.view.is_terminal:
-            if job_state.status == JobStatus.PAUSED:
-                live.curtain.resume()
-            return job_state
-        if live is None and job_state.status.is_terminal:
-            return job_state
-        supervisor = self._supervisor()
-        compiled = compile_flow(flow, self.settings)
-        if live is not None and live.handle.lost is None and live.handle in supervisor.handles():
-            live.handle.resume()
-            return job_state
-        was_paused = job_state.status == JobStatus.PAUSED
-        document = job_state._document
-        edits = None if document is None else edits_of(document, Values(job_state.job_id, supervisor.signer))
-        try:
-            handle = supervisor.resume(compiled, job_state.job_id, takeover=takeover, edits=edits)
-        except UnknownName:
-            if document is None:
-                raise
-            return self._import(compiled, job_state, document)
-        if document is not None and is_older(supervisor, document, handle.found_ns):
-            _log.warning("job %s: its log in %s has gone on since this document was made, and counts",
-                         job_state.job_id, self.settings.checkpoint_dir)  # fmt: skip
-        if not handle.view.is_terminal:
-            job_state._forget_edits()
-        job_state._attach(handle, supervisor.signer)
-        if handle.view.is_terminal and was_paused:
-            job_state._live_or_fail().curtain.resume()
-        self._states[job_state.job_id] = job_state
-        return job_state
+        return go_on(self, flow, job_state, takeover)
 
     def resume_job(self, job_id: str, flow: Flow | None = None, *, takeover: bool = False) -> JobState:
         """Go on with a job of this checkpoint root by its id; without a flow, with the code that it was started with.
@@ -238,18 +210,7 @@ class Runtime:
             ValueError: no such job, or it does not fit the flow.
             JobOwned: another living process owns it.
         """
-        self._check_open()
-        compiled = None if flow is None else compile_flow(flow, self.settings)
-        supervisor = self._supervisor()
-        try:
-            return self._state_of(supervisor.resume(compiled, job_id, takeover=takeover))
-        except UnknownName:
-            data = supervisor.document_of(job_id) if compiled is not None else None
-            if compiled is None or data is None:
-                raise
-            state = JobState.deserialize(data)
-            assert state._document is not None
-            return self._import(compiled, state, state._document)
+        return go_on_by_id(self, job_id, flow, takeover)
 
     def cancel(self, job_state: JobState, reason: str = "", timeout_s: float | None = None) -> None:
         """Cancel a job and wait until it has ended; see :meth:`Flow.cancel`."""
@@ -295,6 +256,10 @@ class Runtime:
             return self._made is None
         lives = [state._live for state in list(self._states.values()) if flow_id in (None, state.flow_id)]
         return wait_for_curtains([live.curtain for live in lives if live is not None], deadline_s)
+
+    def add_hooks(self, hooks: ExecutionHooks) -> None:
+        """Have hooks told of every job that this runtime begins or goes on with from now on."""
+        self._hooks.append(hooks)
 
     @property
     def is_closed(self) -> bool:
@@ -385,37 +350,33 @@ class Runtime:
         if before is not None:
             state.metadata = {**before.metadata, "rerun_of": before.job_id}
         supervisor = self._supervisor()
-        handle = supervisor.submit(
-            compiled,
-            entry=entry,
-            slot=slot,
-            params=params,
-            metadata=dict(state.metadata),
-            job_id=state.job_id,
-            timeout_s=timeout_s,
-            initial=state_ops(state if before is None else before, state.job_id, supervisor.signer),
-        )
-        self._take(state, handle)
+        with state._lock:  # what another thread writes meanwhile goes to the job that is live then
+            handle = supervisor.submit(
+                compiled,
+                entry=entry,
+                slot=slot,
+                params=params,
+                metadata=dict(state.metadata),
+                job_id=state.job_id,
+                timeout_s=timeout_s,
+                initial=state_ops(state if before is None else before, state.job_id, supervisor.signer),
+            )
+            self._take(state, handle)
         if before is not None:
             state._live_or_fail().before = list(before.execution_history)
-
-    def _import(self, compiled: CompiledFlow, state: JobState, document: Document) -> JobState:
-        """Go on with a job that only a document tells of."""
-        handle = import_job(self._supervisor(), compiled, state, document)
-        if ENGINE in document.unknown:
-            document.output_log = []  # the job has it now
-            self._take(state, handle)
-        else:
-            history = list(document.execution_history)
-            self._take(state, handle)
-            state._live_or_fail().before = history
-        return state
 
     def _take(self, state: JobState, handle: JobHandle) -> None:
         """Put a job that was just begun behind its state."""
         state._forget_edits()
         state._attach(handle, self._supervisor().signer)
+        self._know(state)
+
+    def _know(self, state: JobState) -> None:
+        """This object shows a job of ours from now on."""
         self._states[state.job_id] = state
+        handle = state._live_or_fail().handle
+        if self._hooks and handle.observer is None:
+            handle.observer = Observer(handle, state, lambda: list(self._hooks))
 
     def _state_of(self, handle: JobHandle) -> JobState:
         with self._lock:
@@ -423,7 +384,7 @@ class Runtime:
             if state is None or state._live is None or state._live.handle is not handle:
                 state = JobState(handle.view.flow_id)
                 state._attach(handle, self._supervisor().signer)
-                self._states[handle.job_id] = state
+                self._know(state)
             return state
 
     def _encode(self, job_id: str, checkpoint: Any) -> bytes:

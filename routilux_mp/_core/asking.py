@@ -31,7 +31,7 @@ def question(job: Job, number: int, now_ns: int) -> Question | None:
     if number not in job.topology.custom:
         return None
     routine = job.routines[number]
-    if routine.asking or routine.ask_due_ns > now_ns or not any(routine.slots):
+    if routine.asking or max(routine.ask_due_ns, routine.rest_until_ns) > now_ns or not any(routine.slots):
         return None
     asked = max(routine.asked, routine.given_up)
     until = _durable_until(routine, job.stands)

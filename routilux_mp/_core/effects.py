@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .batch import Batch
+from .stimuli import Failure
 
 
 class Part(NamedTuple):
@@ -61,6 +62,13 @@ class Kill(NamedTuple):
     worker: int
 
 
+class Unreadable(NamedTuple):
+    """What an activation was to be given cannot be read: again later, or never if it is not ``is_retryable``."""
+
+    routine: int
+    failure: Failure
+
+
 class Changed(NamedTuple):
     """Something a caller can see has changed; publish when the commit stands."""
 
@@ -69,5 +77,5 @@ class Ended(NamedTuple):
     """The job has reached a terminal status."""
 
 
-Effect = Work | GoOn | Revoke | Kill | Changed | Ended
-KINDS = frozenset({Work, GoOn, Revoke, Kill, Changed, Ended})
+Effect = Work | GoOn | Revoke | Kill | Unreadable | Changed | Ended
+KINDS = frozenset({Work, GoOn, Revoke, Kill, Unreadable, Changed, Ended})

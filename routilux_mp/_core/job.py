@@ -10,6 +10,8 @@ from .stimuli import Emit, Failure
 from .topology import Topology
 
 Key = tuple[str, str]  # (scope, key) of shared state
+#: Changes of state that are remembered before the old ones are looked for.
+CHANGED_MAX = 4096
 
 
 class ListValue:
@@ -64,6 +66,7 @@ class Special(NamedTuple):
     due_ns: int = 0
     cursor: bytes | None = None
     keys: tuple[Key, ...] = ()  # volatile: held while it runs
+    since_ns: int = 0  # when ``due_ns`` was set, by the same clock
 
 
 class Deferred(NamedTuple):
@@ -86,7 +89,7 @@ class DeadLetter(NamedTuple):
 class Dispatch:
     """Volatile: activations that a worker has and has not reported."""
 
-    __slots__ = ("dispatch", "is_held", "items", "question", "reported", "routine", "special", "version", "worker")
+    __slots__ = ("dispatch", "items", "owed", "question", "reported", "routine", "special", "version", "worker")
 
     def __init__(
         self, dispatch: int, worker: int, routine: int, items: deque[Item], special: int, version: int
@@ -98,17 +101,46 @@ class Dispatch:
         self.reported = 0  # activations reported so far: index of the first of ``items``
         self.special = special  # number of the special activation at its head, or -1
         self.version = version  # of the state it was given
-        self.is_held = False
+        self.owed = 0  # reports of a generator that are not answered: it waits for room
         self.question: tuple[int, bool] | None = None  # nothing to run: the policy is asked
+
+    @property
+    def is_held(self) -> bool:
+        """It waits until its consumers have room."""
+        return self.owed > 0
 
 
 class RoutineState:
     """Queues of one routine in one job."""
 
     __slots__ = (
-        "arrived", "ask_attempt", "ask_crashes", "ask_due_ns", "asked", "asking", "dispatches", "done", "failures", "given_up",
-        "is_asked_finally", "is_quiet", "has_fired", "has_run", "held_emits", "last_failed", "last_taken_ns",
-        "next_release", "next_seq", "queued", "ready", "ready_count", "slots", "special",
+        "arrived",
+        "ask_attempt",
+        "ask_crashes",
+        "ask_due_ns",
+        "ask_since_ns",
+        "asked",
+        "asking",
+        "dispatches",
+        "done",
+        "failures",
+        "given_up",
+        "has_fired",
+        "has_run",
+        "held_emits",
+        "is_asked_finally",
+        "is_quiet",
+        "last_failed",
+        "last_taken_ns",
+        "next_release",
+        "next_seq",
+        "queued",
+        "ready",
+        "ready_count",
+        "rest_until_ns",
+        "rests",
+        "slots",
+        "special",
     )  # fmt: skip
 
     def __init__(self, slot_count: int) -> None:
@@ -131,6 +163,7 @@ class RoutineState:
         self.ask_attempt = 1
         self.ask_crashes = 0
         self.ask_due_ns = 0  # when it is asked again after it failed
+        self.ask_since_ns = 0  # when that was set, by the same clock
         self.given_up = 0  # it failed for good when asked about arrivals below: only newer ones make it be asked
         # -- volatile ----------------------------------------------------------------------
         self.asked = 0  # it has declined, or taken, what arrived below
@@ -138,6 +171,8 @@ class RoutineState:
         self.is_quiet = False  # it is to be asked finally
         self.is_asked_finally = False
         self.dispatches: dict[int, Dispatch] = {}
+        self.rest_until_ns = 0  # its input could not be read: nothing is given out before
+        self.rests = 0  # times that this happened in a row
 
     @property
     def is_idle(self) -> bool:
@@ -183,6 +218,9 @@ class Job:
         self.activations = 0  # returned so far
         #: A job that was resumed with nothing left shows as running for a moment: callers look for that.
         self.ends_after_ns = 0
+        #: It fails when it is not done by then; 0: it has all the time. And how long that was at first.
+        self.fails_at_ns = 0
+        self.limit_ns = 0
         #: The newest pause was asked for so that somebody else goes on.
         self.is_offered = False
         #: request id -> why it was refused, or "": requests are obeyed once. Ids up to ``answered_low`` are expired.
@@ -193,9 +231,11 @@ class Job:
         self.stands = 0
         self.resume_commit = 0  # the commit that must stand before anything runs again
         self.is_draining = False
+        self.is_postponed = False  # ``fails_at_ns`` is a new one and not on record yet
         self.version = 0  # counts changes of state
         #: key -> (version, worker that wrote it; -1: from outside, version before of another writer that it built on)
         self.changed: dict[Key, tuple[int, int, int]] = {}
+        self.changed_max = CHANGED_MAX  # old ones are forgotten when there are more
         self.recent: deque[tuple[int, int, Key]] = deque(maxlen=1024)
         self.state_commit = 0  # the commit of the newest change of state
         self.seen: dict[int, int] = {}  # worker -> version of the state it has

@@ -14,6 +14,7 @@ from .records import (
     PauseAsked,
     Paused,
     Posted,
+    Postponed,
     Resumed,
     Revived,
     Skipped,
@@ -27,7 +28,7 @@ JOB: dict[str, frozenset[type]] = {
     "pending": frozenset({Submitted, Adopted}),
     "running": frozenset(
         {Completed, Failed, Taken, Posted, Annotated, PauseAsked, Paused, StopAsked, Closed, Ended, Resumed, Answered,
-         Revived, Skipped, Declined}
+         Revived, Skipped, Declined, Postponed}
     ),
     "paused": frozenset(
         {Resumed, StopAsked, Ended, Posted, Annotated, Closed, PauseAsked, Paused, Answered, Revived, Skipped}
@@ -40,6 +41,7 @@ JOB: dict[str, frozenset[type]] = {
 #: (status, record) -> status, where a record changes it
 JOB_MOVES: dict[tuple[str, str], tuple[str, ...]] = {
     ("pending", "Submitted"): ("running",),
+    ("pending", "Adopted"): ("running", "paused"),
     ("running", "Paused"): ("paused",),
     ("paused", "Resumed"): ("running",),
     ("failed", "Resumed"): ("running",),

@@ -22,7 +22,7 @@ def to_plain(job: Job) -> dict[str, Any]:
         "v": 1,
         "topology": job.topology.to_plain(),
         "status": job.status,
-        "times": (job.created_ns, job.updated_ns, job.ends_after_ns),
+        "times": (job.created_ns, job.updated_ns, job.ends_after_ns, job.fails_at_ns, job.limit_ns),
         "entry": (job.entry, job.entry_slot, None if job.entry_batch is None else _batch_out(job.entry_batch)),
         "metadata": job.metadata,
         "is_open": job.is_open,
@@ -48,10 +48,10 @@ def fill(job: Job, s: dict[str, Any]) -> None:
     """
     job.topology = Topology.from_plain(s["topology"])
     job.status, job.metadata, job.is_open = s["status"], s["metadata"], s["is_open"]
-    job.created_ns, job.updated_ns, job.ends_after_ns = s["times"]
+    job.created_ns, job.updated_ns, job.ends_after_ns, job.fails_at_ns, job.limit_ns = s["times"]
     job.entry, job.entry_slot, entry = s["entry"]
     job.entry_batch = None if entry is None else _batch_in(entry)
-    job.reason, job.framework = s["reason"], s["framework"]
+    job.reason, job.framework = s["reason"], {rid: dict(found) for rid, found in s["framework"].items()}
     job.state = {scope: {k: _value_in(v) for k, v in vs.items()} for scope, vs in s["state"].items()}
     job.log_count, job.record_count, job.activations, job.sent_count = s["counts"]
     job.deferred = [Deferred(r, e, _batch_in(batch)) for r, e, batch in s["deferred"]]
@@ -59,14 +59,16 @@ def fill(job: Job, s: dict[str, Any]) -> None:
     points, job.checkpoint = s["pauses"]
     job.pause_points = list(points)
     job.dead_letters = [DeadLetter(r, q, _item_in(i), Failure(*f), t, c) for r, q, i, f, t, c in s["dead"]]
-    job.is_offered, job.answered_low, job.answered = s["asked"]
+    job.is_offered, job.answered_low, answered = s["asked"]
+    job.answered = dict(answered)
     job.closing = s["closing"]
     job.routines = [_routine_in(r) for r in s["routines"]]
 
 
 _SCALARS = (
     "ready_count", "queued", "next_seq", "next_release", "has_fired", "has_run", "last_taken_ns", "failures",
-    "last_failed", "done", "arrived", "ask_attempt", "ask_crashes", "ask_due_ns", "given_up",
+    "last_failed", "done", "arrived", "ask_attempt", "ask_crashes", "ask_due_ns", "ask_since_ns",
+    "given_up",
 )  # fmt: skip
 
 
@@ -76,7 +78,9 @@ def _routine_out(r: RoutineState) -> dict[str, Any]:
     out: dict[str, Any] = {name: getattr(r, name) for name in _SCALARS}
     out["ready_count"] = sum(item.count for item in items)
     out["ready"] = [_item_out(item) for item in items]
-    out["special"] = [(q, _item_out(s.item), s.attempt, s.crashes, s.due_ns, s.cursor) for q, s in r.special.items()]
+    out["special"] = [
+        (q, _item_out(s.item), s.attempt, s.crashes, s.due_ns, s.since_ns, s.cursor) for q, s in r.special.items()
+    ]
     out["slots"] = [[_item_out(run) for run in queue] for queue in r.slots]
     out["held"] = [
         (first, count, [(e.event, *_batch_out(e.batch)) for e in emits])
@@ -91,7 +95,10 @@ def _routine_in(data: dict[str, Any]) -> RoutineState:
         setattr(r, name, data[name])
     r.queued = list(data["queued"])
     r.ready = deque(_item_in(item) for item in data["ready"])
-    r.special = {q: Special(_item_in(i), a, c, d, cursor) for q, i, a, c, d, cursor in data["special"]}
+    r.special = {
+        q: Special(_item_in(item), attempt, crashes, due_ns, cursor, since_ns=since_ns)
+        for q, item, attempt, crashes, due_ns, since_ns, cursor in data["special"]
+    }
     for slot, runs in enumerate(data["slots"]):
         r.slots[slot].extend(_run_in(run) for run in runs)
     for first, count, emits in data["held"]:

@@ -23,6 +23,7 @@ class Submitted(NamedTuple):
     metadata: bytes = b""
     code: tuple[bytes, ...] = ()
     ops: tuple[StateOp, ...] = ()
+    limit_ns: int = 0  # it fails when it runs longer; 0: it may run for ever
 
 
 class Completed(NamedTuple):
@@ -159,9 +160,16 @@ class Skipped(NamedTuple):
     seq: int
 
 
+class Postponed(NamedTuple):
+    """Whoever goes on with the job gives it the time that was left: it fails when it is not done by then."""
+
+    time_ns: int
+    fails_at_ns: int
+
+
 Durable = (
     Submitted | Completed | Failed | Taken | Posted | Annotated | PauseAsked | Paused | Resumed | StopAsked | Closed
-    | Ended | Answered | Revived | Skipped | Declined | Adopted
+    | Ended | Answered | Revived | Skipped | Declined | Adopted | Postponed
 )  # fmt: skip
 
 
@@ -187,10 +195,17 @@ class Returned(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A generator waits until its consumers have room."""
+    """A generator waits until its consumers have room: one more report of it is to be answered then; or it goes on."""
 
     dispatch: int
     is_held: bool
+
+
+class Rested(NamedTuple):
+    """The input of a routine could not be read: nothing of it is given out before ``until_ns``."""
+
+    routine: int
+    until_ns: int
 
 
 class Asked(NamedTuple):
@@ -226,13 +241,13 @@ class Seen(NamedTuple):
     version: int
 
 
-Volatile = Dispatched | Returned | Held | Conflicted | Stood | Seen | Asked | Quiet
+Volatile = Dispatched | Returned | Held | Conflicted | Stood | Seen | Rested | Asked | Quiet
 Record = Durable | Volatile
 
 #: Tag on disk of every durable record. Never reused.
 TAGS: dict[type, int] = {
     Submitted: 1, Completed: 2, Failed: 3, Taken: 4, Posted: 5, Annotated: 6,
     PauseAsked: 7, Paused: 8, Resumed: 9, StopAsked: 10, Closed: 11, Ended: 12,
-    Answered: 13, Revived: 14, Skipped: 15, Declined: 16, Adopted: 17,
+    Answered: 13, Revived: 14, Skipped: 15, Declined: 16, Adopted: 17, Postponed: 18,
 }  # fmt: skip
 DURABLE = frozenset(TAGS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from .consequences import after
 from .effects import Changed, Effect
 from .job import Job
 from .records import Answered, Record, Revived, Skipped
@@ -46,14 +47,14 @@ def _refusal(job: Job, s: Ask) -> str:
             return ""
 
 
-def retry(job: Job, s: Retry, now: int, after: Callable[[Job, int], Step]) -> Step:
+def retry(job: Job, s: Retry, now: int) -> Step:
     for routine, seq in _found(job, s.routine, s.seq):
         yield Revived(now, routine, seq)
     yield Changed()
     yield from after(job, now)
 
 
-def skip(job: Job, s: Skip, now: int, after: Callable[[Job, int], Step]) -> Step:
+def skip(job: Job, s: Skip, now: int) -> Step:
     for routine, seq in _found(job, s.routine, s.seq):
         yield Skipped(now, routine, seq)
     yield Changed()

@@ -18,7 +18,7 @@ def wanted(job: Job, now_ns: int) -> list[int]:
     ready: list[int] = []
     for number, routine in enumerate(job.routines):
         if (routine.ready or routine.special) and _has_work(job, number, routine, now_ns):
-            if not is_backed_up(job, number):
+            if routine.rest_until_ns <= now_ns and not is_backed_up(job, number):
                 ready.append(number)
     for number in job.topology.custom:
         if number not in ready and asking.question(job, number, now_ns):
@@ -55,7 +55,9 @@ def must_lift(job: Job, now_ns: int) -> int | None:
             waiting.append(number)
         backed_up = is_backed_up(job, number)
         running = any(not d.is_held for d in routine.dispatches.values())
-        if running or asking.question(job, number, now_ns) or (not backed_up and (routine.ready or _is_due(routine, now_ns))):
+        if running or asking.question(job, number, now_ns):
+            return None
+        if not backed_up and (routine.ready or _is_due(routine, now_ns)):
             return None
         if backed_up and (_has_work(job, number, routine, now_ns) or routine.dispatches):
             held.append(number)
@@ -69,9 +71,13 @@ def _is_due(routine: RoutineState, now_ns: int) -> bool:
 
 
 def next_due_ns(job: Job, now_ns: int) -> int:
-    """When the next waiting retry is due; 0: none waits. One that is due already needs a worker, not a clock."""
+    """When the next waiting retry is due, or the job's time is over; 0: never. One that is due already needs a worker, not a clock."""
     due = asking.next_due_ns(job, now_ns)
+    if job.fails_at_ns > now_ns and job.status == "running" and (not due or job.fails_at_ns < due):
+        due = job.fails_at_ns
     for routine in job.routines:
+        if routine.rest_until_ns > now_ns and (not due or routine.rest_until_ns < due):
+            due = routine.rest_until_ns
         for special in routine.special.values():
             if special.due_ns > now_ns and (not due or special.due_ns < due):
                 due = special.due_ns
@@ -82,7 +88,7 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
     """Give up to ``s.count`` activations of one routine to a worker."""
     routine = job.routines[s.routine]
     spec = job.topology.routines[s.routine]
-    if not _may_dispatch(job):
+    if not _may_dispatch(job) or routine.rest_until_ns > now_ns:
         return
     question = asking.question(job, s.routine, now_ns)
     if question is None and is_backed_up(job, s.routine) and must_lift(job, now_ns) != s.routine:

@@ -45,7 +45,9 @@ class Answer(NamedTuple):
 class Failure(NamedTuple):
     """Why an attempt failed, as text: the exception itself never leaves its worker."""
 
-    kind: str  # "error" | "timeout" | "crash"
+    #: "error" | "timeout" | "crash"; "storage": its input cannot be read, so it did not even begin
+    #: (``is_retryable``: not now; else it is damaged, or signed with another key).
+    kind: str
     type_name: str
     message: str
     traceback: str = ""
@@ -63,6 +65,7 @@ class Submit(NamedTuple):
     metadata: bytes = b""
     code: tuple[bytes, ...] = ()  # the signed code bundle
     ops: tuple[StateOp, ...] = ()  # the state it begins with
+    limit_ns: int = 0  # it fails when it runs longer (execution_timeout)
 
 
 class Adopt(NamedTuple):
@@ -193,6 +196,6 @@ class Ask(NamedTuple):
 
 
 Stimulus = (
-    Submit | Adopt | Completion | Capacity | HandedBack | WorkerLost | Stands | Tick | Pause | Resume | Cancel | Drain | Fail
-    | Post | Annotate | Close | Retry | Skip | Yield | Ask
+    Submit | Adopt | Completion | Capacity | HandedBack | WorkerLost | Stands | Tick | Pause | Resume | Cancel | Drain
+    | Fail | Post | Annotate | Close | Retry | Skip | Yield | Ask
 )  # fmt: skip

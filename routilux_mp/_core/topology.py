@@ -61,7 +61,7 @@ class Topology:
     upstream: tuple[frozenset[int], ...] = field(init=False, repr=False, compare=False)
     #: routine -> direct successors
     downstream: tuple[frozenset[int], ...] = field(init=False, repr=False, compare=False)
-    #: routine -> (target, slot) of everything it feeds
+    #: routine -> (target, slot) of everything it feeds that is bounded
     feeds: tuple[tuple[tuple[int, int], ...], ...] = field(init=False, repr=False, compare=False)
     #: routines whose policy takes several emissions for one activation; sources first
     grouped: tuple[int, ...] = field(init=False, repr=False, compare=False)
@@ -83,7 +83,7 @@ class Topology:
         put(self, "routes", routes)
         put(self, "downstream", tuple(frozenset(targets) for targets in down))
         put(self, "upstream", tuple(frozenset(s for s in range(count) if r in reach[s]) for r in range(count)))
-        put(self, "feeds", tuple(_feeds(r, self.connections) for r in range(count)))
+        put(self, "feeds", tuple(_feeds(r, self.connections, self.routines) for r in range(count)))
         put(self, "depth", tuple(_depth(r, down, reach) for r in range(count)))
         grouped = (r for r in range(count) if self.routines[r].policy.kind != "each")
         put(self, "custom", tuple(r for r in range(count) if self.routines[r].policy.kind == "custom"))
@@ -123,8 +123,12 @@ class Topology:
         return cls(data["flow_id"], data["strategy"], tuple(routines), connections)
 
 
-def _feeds(routine: int, connections: tuple[ConnectionSpec, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple(dict.fromkeys((c.target, c.slot) for c in connections if c.source == routine))
+def _feeds(
+    routine: int, connections: tuple[ConnectionSpec, ...], routines: tuple[RoutineSpec, ...]
+) -> tuple[tuple[int, int], ...]:
+    """What waits for the end of everything upstream cannot drain before that: a bound would only be in its way."""
+    fed = dict.fromkeys((c.target, c.slot) for c in connections if c.source == routine)
+    return tuple((target, slot) for target, slot in fed if routines[target].policy.kind != "upstream_done")
 
 
 def _reachable(start: int, down: list[set[int]]) -> set[int]:

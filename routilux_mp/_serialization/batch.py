@@ -76,15 +76,20 @@ def encode_batch(values: list[Any], signer: Signer | None, context: bytes) -> En
         EmissionNotSerializable: names the path inside the item; ``item_index`` says which item.
         KeyUnavailable: there are objects to be signed and no key.
     """
+    return Encoded(len(values), b"".join(encode_in_pieces(values, signer, context)))
+
+
+def encode_in_pieces(values: list[Any], signer: Signer | None, context: bytes) -> list[bytes | memoryview]:
+    """As :func:`encode_batch`, not put together: buffers of large arrays are given as they are, uncopied."""
     encoder = _tools.encoder
     encoder.reset()
     try:
         packed = encoder.pack(values)
     except (ObjectFound, ValueError, OverflowError, RecursionError):
-        return Encoded(len(values), _encode_each(values, signer, context))
+        return _encode_each(values, signer, context)
     if encoder.beside:
-        return Encoded(len(values), _assemble(encoder, [packed], b"", b""))
-    return Encoded(len(values), (_MARKED_PREFIX if encoder.has_marks else _PLAIN_PREFIX) + packed)
+        return _pieces_of(encoder, [packed], b"", b"")
+    return [_MARKED_PREFIX if encoder.has_marks else _PLAIN_PREFIX, packed]
 
 
 def encode_plain(value: Any) -> tuple[bytes, bool] | None:
@@ -161,7 +166,7 @@ def decode_value(data: bytes | memoryview, verifier: Signer | None, context: byt
 # -- the slower way in: something is not plain, too deep, or not encodable at all -----------------
 
 
-def _encode_each(values: list[Any], signer: Signer | None, context: bytes) -> bytes:
+def _encode_each(values: list[Any], signer: Signer | None, context: bytes) -> list[bytes | memoryview]:
     encoder = Encoder(unicode_errors="surrogatepass")
     chunks = [encoder.array_header(len(values))]
     parts: list[tuple[bytes, list[tuple[int, int]]]] = []
@@ -185,10 +190,10 @@ def _encode_each(values: list[Any], signer: Signer | None, context: bytes) -> by
         except EmissionNotSerializable as error:
             raise _about(index, error)  # noqa: B904 - the same error, with its place
     if not parts or signer is None:
-        return _assemble(encoder, chunks, b"", b"")
+        return _pieces_of(encoder, chunks, b"", b"")
     blob = _write_blob(parts)
     digests.update(blob)
-    return _assemble(encoder, chunks, blob, signer.sign(context, digests.digest()))
+    return _pieces_of(encoder, chunks, blob, signer.sign(context, digests.digest()))
 
 
 def _dump_part(encoder: Encoder, item: Any, objects: list[Any], digests: Any) -> tuple[bytes, list[tuple[int, int]]]:
@@ -211,11 +216,11 @@ def _write_blob(parts: list[tuple[bytes, list[tuple[int, int]]]]) -> bytes:
     return b"".join(head + [pickled for pickled, _ in parts])
 
 
-def _assemble(encoder: Encoder, chunks: list[bytes], blob: bytes, signature: bytes) -> bytes:
+def _pieces_of(encoder: Encoder, chunks: list[bytes], blob: bytes, signature: bytes) -> list[bytes | memoryview]:
     flags = _HAS_MARKS * encoder.has_marks | _HAS_OBJECTS * bool(blob) | _HAS_BESIDE * bool(encoder.beside)
     prefix = bytes([_VERSION | flags])
     if not flags & (_HAS_OBJECTS | _HAS_BESIDE):
-        return prefix + b"".join(chunks)
+        return [prefix, *chunks]
     packed_bytes = sum(map(len, chunks))
     pieces: list[bytes | memoryview] = [prefix, _LENGTHS.pack(packed_bytes, len(blob)), *chunks, blob, signature]
     written = 1 + _LENGTHS.size + packed_bytes + len(blob) + len(signature)
@@ -223,7 +228,7 @@ def _assemble(encoder: Encoder, chunks: list[bytes], blob: bytes, signature: byt
     for offset, content in encoder.beside:
         pieces += [bytes(base + offset - written), content]
         written = base + offset + len(content)
-    return b"".join(pieces)
+    return pieces
 
 
 def _aligned(offset: int) -> int:

@@ -3,11 +3,12 @@
 Not how code travels to workers (that is ``_serialization.code``); this is what ``Flow.serialize``
 writes for another host, which has the classes but not the objects. The rule owned here: what is
 written can be found again by name, as a method of the routine itself, as something its
-constructor makes, or by import; everything else is refused with the cure.
+constructor makes, or by import; everything else travels as signed code, and what cannot is refused.
 """
 
 from __future__ import annotations
 
+import base64
 import importlib
 import inspect
 import sys
@@ -15,7 +16,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from ..errors import NotSerializable, UnknownName
+from ..errors import CheckpointDamaged, NotSerializable, UnknownName
+
+#: The place that signed code in a document belongs to.
+_CODE_PLACE = b"routilux_mp document code"
 
 
 def describe_callable(function: Any, owner: Any, where: str) -> dict[str, str] | None:
@@ -25,7 +29,7 @@ def describe_callable(function: Any, owner: Any, where: str) -> dict[str, str] |
 
     Raises:
         ValueError: a method of another object.
-        NotSerializable: a callable that another process could not find by name.
+        NotSerializable: a callable that has no name elsewhere and cannot be sent as code either.
     """
     if function is None:
         return None
@@ -40,10 +44,40 @@ def describe_callable(function: Any, owner: Any, where: str) -> dict[str, str] |
         return {"kind": "constructed", "name": name}
     if name and module and "<" not in name and _is_found(function, module, name):
         return {"kind": "function", "module": module, "name": name}
-    raise NotSerializable(
-        f"{where} cannot be serialized: {_text(function)} cannot be found by name in another process. "
-        f"Use a method of the routine, a function made in its __init__, or a function defined at module level."
-    )
+    return {"kind": "code", "name": name, "code": _signed_code(function, where)}
+
+
+def _signed_code(function: Any, where: str) -> str:
+    """The function by value, signed: reading it back runs code."""
+    from .code import ship_value  # only documents of such functions need the door to dill
+    from .signing import Signer
+
+    try:
+        data = ship_value(function)
+    except Exception as error:  # the user's __reduce__ runs here
+        raise NotSerializable(
+            f"{where} cannot be serialized: {_text(function)} cannot be found by name in another process, nor sent as "
+            f"code ({error}). Use a method of the routine, a function made in its __init__, or a function defined at "
+            f"module level."
+        ) from error
+    return base64.b64encode(Signer(may_create=True).sign(_CODE_PLACE, data) + data).decode("ascii")
+
+
+def _load_code(text: Any, where: str) -> Callable[..., Any]:
+    """The function again; nothing is loaded before the signature is verified."""
+    from .code import load_value
+    from .signing import SIGNATURE_BYTES, Signer
+
+    try:
+        signed = base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as error:
+        raise CheckpointDamaged(f"{where}: not the text of signed code: {error}") from None
+    data = signed[SIGNATURE_BYTES:]
+    Signer().verify(_CODE_PLACE, data, signed[:SIGNATURE_BYTES])
+    found = load_value(data)
+    if not callable(found):
+        raise CheckpointDamaged(f"{where}: the signed code holds no function")
+    return found
 
 
 def resolve_callable(reference: Any, owner: Any, kept: Any, where: str) -> Callable[..., Any] | None:
@@ -51,6 +85,7 @@ def resolve_callable(reference: Any, owner: Any, kept: Any, where: str) -> Calla
 
     Raises:
         UnknownName: it cannot be found, naming it, the place and the cure.
+        SignatureInvalid, KeyUnavailable: code that was not signed with a key of ours.
     """
     if reference is None:
         return kept if callable(kept) else None
@@ -64,6 +99,8 @@ def resolve_callable(reference: Any, owner: Any, kept: Any, where: str) -> Calla
         if callable(method):
             return method  # type: ignore[no-any-return]
         raise UnknownName(f"{where}: {type(owner).__name__} has no method '{name}'")
+    if kind == "code":
+        return _load_code(reference.get("code"), where)
     if kind == "function":
         return _find(reference.get("module", ""), name, owner, where)
     raise UnknownName(f"{where}: {reference!r} is not a reference to a callable")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from .batch import _MARKED_PREFIX, _PLAIN_PREFIX, encode_batch, encode_plain
+from .batch import _MARKED_PREFIX, _PLAIN_PREFIX, encode_in_pieces, encode_plain
 from .packing import Packer
 from .signing import Signer
 
@@ -22,6 +22,8 @@ _MANY: Final = 8
 
 #: How an encoded item is to be joined.
 PLAIN, MARKED, WHOLE = 0, 1, 2
+#: Too large to be joined: the pieces of a batch of one.
+PIECES: Final = 4
 
 
 def simple_packer() -> Callable[[dict[str, Any]], bytes]:
@@ -58,8 +60,10 @@ def _are_atoms(keys: dict[Any, Any]) -> bool:
     return True
 
 
-def encode_item(value: Any, signer: Signer | None, context: bytes) -> tuple[bytes, int]:
-    """Any value as an item, and how it is to be joined.
+def encode_item(
+    value: Any, signer: Signer | None, context: bytes, bytes_max: int | None = None
+) -> tuple[bytes | list[bytes | memoryview], int]:
+    """Any value as an item, and how it is to be joined; one of more than ``bytes_max`` in ``PIECES``.
 
     Raises:
         EmissionNotSerializable, KeyUnavailable: as ``encode_batch``.
@@ -68,7 +72,10 @@ def encode_item(value: Any, signer: Signer | None, context: bytes) -> tuple[byte
     if plain is not None:
         packed, has_marks = plain
         return packed, MARKED if has_marks else PLAIN
-    data = encode_batch([value], signer, context).data
+    pieces = encode_in_pieces([value], signer, context)
+    if bytes_max is not None and sum(map(len, pieces)) > bytes_max:
+        return pieces, PIECES
+    data = b"".join(pieces)
     # Strings with lone surrogates are plain, and known as such only now. A batch of one starts with its
     # prefix and the one-byte header of an array of one.
     if data[:1] == _PLAIN_PREFIX:

@@ -2,14 +2,14 @@
 
 Workers put and map blobs themselves; the log carries only the `BlobRef`. The rules it owns: a blob
 is written once under a name that is never used again (not its content's: a late collector could
-delete what a new commit has just named), and it says at its end how long it is and what its
-SHA-256 is, so that every cut and every flipped bit is found when it is mapped.
+delete what a new commit has just named), and it says at its end how long it is and what its CRC-32
+is, so that every cut and every flipped bit is found when it is mapped. (What is signed in it is
+digested for that; to find damage a CRC does, in a fifth of the time.)
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import struct
 from collections.abc import Iterable
@@ -22,9 +22,9 @@ from .layout import BLOBS, check_blob_name, epoch_name
 from .place import Place
 from .put import Putter, blocked
 
-# The end of a blob: magic, length and SHA-256 of the payload, CRC-32 of those. At the end, so that
+# The end of a blob: magic, length and CRC-32 of the payload, CRC-32 of those. At the end, so that
 # the payload begins at a page boundary when it is mapped.
-_TRAILER = struct.Struct("<8sQ32s")
+_TRAILER = struct.Struct("<8sQI")
 _CRC = struct.Struct("<I")
 _MAGIC = b"RMPBLOB1"
 TRAILER_BYTES = _TRAILER.size + _CRC.size
@@ -36,7 +36,7 @@ class BlobRef(NamedTuple):
     #: "e0000007/<file>", below the job's `blobs/`.
     name: str
     size_bytes: int
-    sha256: bytes
+    crc32: int
 
 
 def make_dir(place: Place, epoch: int) -> str:
@@ -56,7 +56,7 @@ def path_of(job_path: str, name: str) -> str:
     return f"{job_path}/{BLOBS}/{check_blob_name(name)}"
 
 
-def put_blob_file(blob_dir: str, name: str, chunks: Iterable[bytes], fs: FileSystem | None = None) -> BlobRef:
+def put_blob_file(blob_dir: str, name: str, chunks: Iterable[bytes | memoryview], fs: FileSystem | None = None) -> BlobRef:
     """Write a blob into `blob_dir`; it and its name are durable on return.
 
     `name` must never have been used before (a random nonce and a running number).
@@ -75,7 +75,7 @@ def put_blob_file(blob_dir: str, name: str, chunks: Iterable[bytes], fs: FileSys
             except FileExistsError:
                 raise UsageError(f"a blob named {full_name} exists; blob names are used once") from None
             try:
-                size, digest = _write(fs, handle, chunks)
+                size, checksum = _write(fs, handle, chunks)
                 fs.fsync(handle)
             except BaseException:  # also an interrupt or an error of the caller's iterable: leave no half blob
                 fs.close(handle)
@@ -85,7 +85,7 @@ def put_blob_file(blob_dir: str, name: str, chunks: Iterable[bytes], fs: FileSys
             fs.fsync(at)
         finally:
             let_go(fs, at)
-    return BlobRef(full_name, size, digest)
+    return BlobRef(full_name, size, checksum)
 
 
 def _open_or_make(fs: FileSystem, blob_dir: str) -> int:
@@ -101,19 +101,19 @@ def _open_or_make(fs: FileSystem, blob_dir: str) -> int:
             fs.close(job)
 
 
-def _write(fs: FileSystem, handle: int, chunks: Iterable[bytes]) -> tuple[int, bytes]:
-    total, sha = 0, hashlib.sha256()
+def _write(fs: FileSystem, handle: int, chunks: Iterable[bytes | memoryview]) -> tuple[int, int]:
+    total = checksum = 0
     for chunk in chunks:
-        fs.write(handle, chunk)
-        sha.update(chunk)
+        fs.write(handle, chunk)  # type: ignore[arg-type]
+        checksum = crc32(chunk, checksum)
         total += memoryview(chunk).nbytes
-    trailer = _TRAILER.pack(_MAGIC, total, sha.digest())
+    trailer = _TRAILER.pack(_MAGIC, total, checksum)
     fs.write(handle, trailer + _CRC.pack(crc32(trailer)))
-    return total, sha.digest()
+    return total, checksum
 
 
 def map_blob(path: str, expected: BlobRef | None = None, fs: FileSystem | None = None) -> memoryview:
-    """The payload of a blob, mapped, not copied; its length and digest are checked first.
+    """The payload of a blob, mapped, not copied; its length and checksum are checked first.
 
     Raises:
         CheckpointDamaged: it is missing, cut, changed, or not the one that `expected` names.
@@ -137,10 +137,10 @@ def map_blob(path: str, expected: BlobRef | None = None, fs: FileSystem | None =
     if size < 0:
         raise CheckpointDamaged(f"the blob {path} is damaged: it is cut off")
     trailer = bytes(whole[size : size + _TRAILER.size])
-    magic, length, digest = _TRAILER.unpack(trailer)
+    magic, length, checksum = _TRAILER.unpack(trailer)
     is_whole = magic == _MAGIC and length == size and _CRC.pack(crc32(trailer)) == whole[size + _TRAILER.size :]
-    if not is_whole or hashlib.sha256(whole[:size]).digest() != digest:
-        raise CheckpointDamaged(f"the blob {path} is damaged: its end or its digest does not match")
-    if expected is not None and (size, digest) != (expected.size_bytes, expected.sha256):
+    if not is_whole or crc32(whole[:size]) != checksum:
+        raise CheckpointDamaged(f"the blob {path} is damaged: its end or its checksum does not match")
+    if expected is not None and (size, checksum) != (expected.size_bytes, expected.crc32):
         raise CheckpointDamaged(f"the blob {path} is not the one that the log names")
     return whole[:size]

@@ -6,7 +6,8 @@ earlier ones only when ``format.json`` says so; an unknown tag is refused.
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from .._core.batch import Batch
 from .._core.job import Job
@@ -32,7 +33,8 @@ def encode_record(record: Durable) -> bytes:
     elif kind is Submitted or kind is Posted:
         fields = [[f.count, f.data] if isinstance(f, Batch) else f for f in record]
     elif kind is Resumed and record.deferred:  # type: ignore[union-attr]
-        fields = (fields[0], [[routine, e.event, e.batch.count, e.batch.data] for routine, e in record.deferred])  # type: ignore[union-attr]
+        deferred = record.deferred  # type: ignore[union-attr]
+        fields = (fields[0], [[routine, e.event, e.batch.count, e.batch.data] for routine, e in deferred])
     return pack((TAGS[kind], *fields))
 
 
@@ -63,7 +65,7 @@ def _place(place: tuple[int, int, int] | None, number: int) -> Ref | None:
 def _submitted(f: list[Any], place: tuple[int, int, int] | None) -> Submitted:
     batch = None if f[5] is None else Batch(f[5][0], f[5][1], _place(place, 0))
     ops = tuple(StateOp(*op) for op in f[8]) if len(f) > 8 else ()
-    return Submitted(f[0], f[1], f[2], f[3], f[4], batch, f[6], f[7], ops)
+    return Submitted(f[0], f[1], f[2], f[3], f[4], batch, f[6], f[7], ops, *f[9:])
 
 
 def _posted(f: list[Any], place: tuple[int, int, int] | None) -> Posted:
@@ -85,9 +87,8 @@ def _failed(f: list[Any], place: tuple[int, int, int] | None) -> Failed:
 
 def _resumed(f: list[Any], place: tuple[int, int, int] | None) -> Resumed:
     deferred = f[1] if len(f) > 1 else ()
-    return Resumed(
-        f[0], tuple((r, Emit(event, Batch(n, data, _place(place, i)))) for i, (r, event, n, data) in enumerate(deferred))
-    )
+    emits = (Emit(event, Batch(n, data, _place(place, i))) for i, (_, event, n, data) in enumerate(deferred))
+    return Resumed(f[0], tuple(zip((row[0] for row in deferred), emits, strict=True)))
 
 
 _BUILD: dict[type, Any] = {

@@ -16,11 +16,12 @@ from .._serialization.batch import encode_value
 from .._serialization.places import past_place
 from . import recovery
 from .cut import read_engine
-from .live import LiveJob, NullTenure
+from .live import LiveJob
 
 if TYPE_CHECKING:
+    from .compiled import CompiledFlow
     from .handle import JobHandle
-    from .supervisor import CompiledFlow, Supervisor
+    from .supervisor import Supervisor
 
 #: What the caller changed in a document, as operations on the job that it tells of.
 Edits = Callable[[Job], Sequence[StateOp]]
@@ -61,9 +62,8 @@ def adopt(supervisor: Supervisor, flow: CompiledFlow, adoption: Adoption) -> Job
         supervisor.signed_code(job_id, code),
         tuple(adoption.edits(job)),
     )
-    durable = supervisor.is_durable
-    tenure = supervisor.store.create(job_id, flow.flow_doc) if durable else NullTenure(settings.history_inline_max)
+    tenure = supervisor.begin_tenure(job_id, flow.flow_doc)
     supervisor.allow(flow, code)
     live = LiveJob(recovery.new_job(job_id, settings), tenure, code.code_id)
-    live.sent_before = job.sent_count
+    live.sent_before, live.recorded_before = job.sent_count, job.record_count
     return supervisor.enter(live, stimulus)

@@ -58,7 +58,7 @@ class Attention:
     def forget(self, job_id: str) -> None:
         """The job has left."""
         for jobs in (self.touched, self.unsettled, self.hungry, self.limited, self._due_ns, self._show_ns):
-            jobs.pop(job_id, None)  # type: ignore[attr-defined]
+            jobs.pop(job_id, None)
 
 
 def _set(times_ns: dict[str, int], job_id: str, due_ns: int) -> None:

@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from ..errors import RoutiluxError
-
 Task = Callable[[], None]
 Finished = tuple[str, BaseException | None]
 
@@ -68,7 +66,7 @@ class ThreadCommitter:
             error: BaseException | None = None
             try:
                 task()
-            except (RoutiluxError, OSError, ValueError) as caught:
+            except Exception as caught:  # whatever it is: the loop learns of it, and the thread lives on
                 error = caught
             self._finished.append((key, error))
             self._wake()
@@ -84,7 +82,7 @@ class InstantCommitter:
         error: BaseException | None = None
         try:
             task()
-        except (RoutiluxError, OSError) as caught:
+        except Exception as caught:  # as in a thread
             error = caught
         self._finished.append((key, error))
 

@@ -19,7 +19,7 @@ from .._storage.codec import batches_of, decode_record
 from .._storage.reader import LogRef
 from .._storage.store import Store
 from .._worker.records import HistoryItem, OutputItem, history_of, log_of, outputs_of, results_of
-from ..errors import RoutiluxError, UnknownName
+from ..errors import RoutiluxError, RuntimeClosed, UnknownName
 from .cut import Cut, Taken, take
 from .live import LiveJob
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .adoption import Edits
     from .supervisor import Supervisor
 
+#: In place of a version: there is nothing to write to any more.
+_ENDED = -1
 
 class JobHandle:
     """One job of this process: running here, or ended here."""
@@ -38,8 +40,16 @@ class JobHandle:
         self.job_id = live.job.job_id
         #: Outputs that earlier owners of the job have sent.
         self.sent_before = live.sent_before
-        #: Brings outputs to the caller; its thread is waited for when the supervisor leaves.
+        #: Entries of the history that they have made.
+        self.recorded_before = live.recorded_before
+        #: Brings outputs to the caller, and tells hooks; their threads are waited for when the supervisor leaves.
         self.delivery: Any = None
+        self.observer: Any = None
+
+    @property
+    def live(self) -> LiveJob:
+        """The job in the loop; for the supervisor."""
+        return self._live
 
     @property
     def view(self) -> JobView:
@@ -96,7 +106,11 @@ class JobHandle:
         return self._tell(Cancel(reason)) and self.wait(lambda v: v.is_terminal, timeout_s)
 
     def annotate(self, ops: Sequence[StateOp]) -> None:
-        """Write state from outside; durable when it returns."""
+        """Write state from outside; durable when it returns.
+
+        Raises:
+            RuntimeClosed: the job has ended, or its runtime; nothing was written.
+        """
         self._tell(Annotate(tuple(ops)), settle=True)
 
     def post(self, routine: str, slot: str, params: dict[str, Any]) -> None:
@@ -120,6 +134,8 @@ class JobHandle:
         live = self._live
 
         def happen() -> int:
+            if type(stimulus) is Annotate and live.job.is_terminal:
+                return _ENDED
             if self.job_id in loop.jobs:
                 loop.happen(live, stimulus, self._supervisor.clock.now_ns())
                 live.is_dirty = True
@@ -129,6 +145,9 @@ class JobHandle:
         version = self._supervisor.call(happen)
         if version is None:
             return False
+        if version == _ENDED:  # it did meanwhile: the caller's picture is to show that first
+            self.wait(lambda v: v.is_terminal)
+            raise RuntimeClosed(f"job '{self.job_id}' has ended")
         if settle and not live.view.is_terminal:
             self.wait(lambda v: v.version >= version or v.is_terminal)
         return True
@@ -201,15 +220,20 @@ class JobHandle:
         return slot, data
 
     def cut(self, *, is_durable: bool) -> Cut:
-        """The job at one commit. ``is_durable``: waits until that stands; never so in a thread that commits wait for."""
+        """The job at one commit.
+
+        ``is_durable``: wait until that stands; never so in a thread that commits wait for.
+        """
         live, supervisor = self._live, self._supervisor
 
-        def copy() -> Taken:
-            live.is_dirty = True  # a view that shows at least this much is taken
-            return take(live.job, live.version + 1, supervisor.clock.now_ns())
+        def copy() -> tuple[Taken, bool]:
+            is_settled = live.is_finished or (not live.records and live.in_flight is None)
+            if not is_settled:
+                supervisor.loop.show(live)  # a view that shows at least this much
+            return take(live.job, live.version + 1, supervisor.clock.now_ns()), is_settled
 
-        taken = supervisor.look(copy)
-        if is_durable and supervisor.may_wait and live.blocked is None and not live.is_finished:
+        taken, is_settled = supervisor.look(copy)
+        if is_durable and not is_settled and supervisor.may_wait and live.blocked is None:
             try:
                 self.wait(lambda v: v.version >= taken.version or v.is_terminal)
             except RoutiluxError:
@@ -228,7 +252,7 @@ class JobHandle:
             self.annotate(ops)
 
     def newest_history(self, count: int) -> list[HistoryItem]:
-        """The last ``count`` entries of the history, without reading it from its beginning where that can be avoided."""
+        """The last ``count`` entries of the history, not read from its beginning where that can be avoided."""
         job, found = self._live.job, list[HistoryItem]()
         if self._live.memory is not None:
             return list(self.history())[-count:]
@@ -236,10 +260,9 @@ class JobHandle:
             log = store.read(self.job_id)
             for frames in log.backwards():
                 records = [decode_record(data, tuple(ref)) for ref, data in frames]  # type: ignore[arg-type]
-                items = list(
-                    history_of(self.job_id, job.topology, records, self._decode, self._decode_value, job.entry, job.entry_slot)
-                )
-                found = [*items, *found]
+                decode, decode_value = self._decode, self._decode_value
+                entry = (job.entry, job.entry_slot)
+                found = [*history_of(self.job_id, job.topology, records, decode, decode_value, *entry), *found]
                 if len(found) >= count:
                     break
         return found[-count:] if count else []
@@ -284,24 +307,40 @@ class JobHandle:
         return self._supervisor.signer
 
     @contextmanager
-    def following(self) -> Iterator[Callable[[], Iterator[OutputItem]]]:
+    def following_outputs(self) -> Iterator[Callable[[], Iterator[OutputItem]]]:
         """A function that gives the outputs which have become durable since it was called last."""
+        with self._following() as new:
+            yield lambda: outputs_of(self.job_id, new(), self._decode_value)
+
+    @contextmanager
+    def following_history(self) -> Iterator[Callable[[], Iterator[HistoryItem]]]:
+        """The same for the history."""
+        job = self._live.job
+        decode, decode_value = self._decode, self._decode_value
+        with self._following() as new:
+            yield lambda: history_of(
+                self.job_id, job.topology, new(), decode, decode_value, job.entry, job.entry_slot
+            )  # fmt: skip
+
+    @contextmanager
+    def _following(self) -> Iterator[Callable[[], Iterator[Durable]]]:
         memory = self._live.memory
         if memory is not None:
-            count = 0
+            last: Durable | None = None
 
-            def of_memory() -> Iterator[OutputItem]:
-                nonlocal count
-                found = list(outputs_of(self.job_id, memory.records(), self._decode_value))
-                count, start = len(found), count
-                yield from found[start:]
+            def of_memory() -> Iterator[Durable]:
+                nonlocal last
+                records = memory.records()
+                seen = next((i for i, record in enumerate(records) if record is last), -1)
+                last = records[-1] if records else None
+                yield from records[seen + 1 :]
 
             yield of_memory
             return
         with Store(self._supervisor.store.path, self._supervisor.settings) as store:
             reading: JobLog | None = None
 
-            def of_log() -> Iterator[OutputItem]:
+            def of_log() -> Iterator[Durable]:
                 nonlocal reading
                 if reading is None:
                     reading = store.read(self.job_id)
@@ -309,8 +348,7 @@ class JobHandle:
                 else:
                     reading = reading.after()
                     frames = reading.frames()
-                records = (decode_record(data, tuple(ref)) for ref, data in frames)  # type: ignore[arg-type]
-                yield from outputs_of(self.job_id, records, self._decode_value)
+                yield from (decode_record(data, tuple(ref)) for ref, data in frames)  # type: ignore[arg-type]
 
             yield of_log
 

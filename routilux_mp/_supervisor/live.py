@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import merge
 from typing import Any, Literal, Protocol
 
 from .._core.batch import Batch
@@ -16,11 +20,17 @@ from .._core.records import Completed, Durable, Failed, Submitted
 from .._core.step import step
 from .._core.stimuli import Stimulus
 from .._core.view import JobView, view_of
+from .._storage.blobs import path_of
 from .._storage.codec import batches_of, encode_record
+from .._worker import shared
 from .._worker.spill import PayloadReader, referred_blob
+
+log = logging.getLogger(__name__)
 
 #: Views are made at most this often while a job is busy; a change of status shows at once.
 VIEW_INTERVAL_NS = 20_000_000
+#: Consumed payloads that may lie in shared memory a little longer.
+_BLOBS_HELD = 8
 
 
 class Tenure(Protocol):
@@ -43,25 +53,36 @@ class NullTenure:
     That is every result and shared-log entry, and the newest records of the history.
     """
 
-    def __init__(self, history_max: int) -> None:
+    def __init__(self, history_max: int, shared_dir: str | None = None) -> None:
+        """``shared_dir``: of the job, where its workers put large payloads; gone with this object."""
         self._history_max = history_max
-        self._records: deque[Durable] = deque()
+        self.shared_dir = shared_dir
+        if shared_dir is not None:
+            os.makedirs(shared_dir, 0o700)
+            # When the interpreter ends, the backend has removed everything.
+            weakref.finalize(self, shared.remove, shared_dir).atexit = False
+        self._number = 0
+        #: (running number, record): what may be dropped, and what is kept for as long as the job is.
+        self._records: deque[tuple[int, Durable]] = deque()
+        self._wanted: list[tuple[int, Durable]] = []
         self._entries = 0
         self._lock = threading.Lock()
 
     def keep(self, job: Job, records: Sequence[Durable]) -> None:
         with self._lock:
             for record in records:
-                size = _entries_of(record)
-                if size or _has_log(record):
-                    self._records.append(record)
+                self._number += 1
+                if _is_wanted(job, record):
+                    self._wanted.append((self._number, record))
+                elif size := _entries_of(record):
+                    self._records.append((self._number, record))
                     self._entries += size
-            while self._entries > self._history_max and not _is_wanted(job, self._records[0]):
-                self._entries -= _entries_of(self._records.popleft())
+            while self._entries > self._history_max:
+                self._entries -= _entries_of(self._records.popleft()[1])
 
     def records(self) -> list[Durable]:
         with self._lock:
-            return list(self._records)
+            return [record for _, record in merge(self._wanted, self._records, key=lambda pair: pair[0])]
 
     def next_position(self) -> tuple[int, int]:
         return (0, 0)
@@ -79,7 +100,13 @@ class NullTenure:
         pass
 
     def release_blobs(self, names: Iterable[str]) -> None:
-        pass
+        if self.shared_dir is None:
+            return
+        for name in names:
+            try:
+                os.unlink(path_of(self.shared_dir, name))
+            except OSError:
+                pass  # it was removed with the runtime
 
     def seal(self, reason: Literal["handover", "ended"]) -> None:
         pass
@@ -112,6 +139,20 @@ def _is_wanted(job: Job, record: Durable) -> bool:
     )
 
 
+def _waiting(job: Job) -> Iterator[Batch]:
+    """Batches of emissions that wait: to be run, to be taken by a policy, to be released in order."""
+    for routine in job.routines:
+        for item in routine.ready:
+            for run in item.runs if isinstance(item, Group) else (item,):
+                yield run.batch
+        for slot in routine.slots:
+            for run in slot:
+                yield run.batch
+        for _, emits in routine.held_emits.values():
+            for emit in emits:
+                yield emit.batch
+
+
 class LiveJob:
     """One job in the loop. Only the loop's thread touches it, but for :attr:`view` and the condition."""
 
@@ -122,6 +163,7 @@ class LiveJob:
         self.memory = tenure if isinstance(tenure, NullTenure) else None
         self.found_ns = 0  # when the job had changed last, as this process found it; 0: it began here
         self.sent_before = job.sent_count  # outputs that earlier owners' commits carry
+        self.recorded_before = job.record_count  # and of their history
         self.records: list[Durable] = []  # applied, not yet on their way to the disk
         self.filling = 1  # number of the commit that the next records will be part of
         self.in_flight: int | None = None
@@ -133,12 +175,14 @@ class LiveJob:
         self.is_finished = False  # ended, sealed, and out of the loop
         self.is_sealing = False
         self.is_leaving = False  # to be sealed for hand-over once nothing of it runs
+        self.rests_until_ns = 0  # nothing is dispatched before: what it needs could not be read
         self.is_doubted = False  # nothing is dispatched before a commit has shown that it is still ours
         self.is_confirming = False  # that commit is on its way
         self.handle: Any = None  # of the caller, for the views
         self.payloads: PayloadReader | None = None
         #: Blobs that this tenure's commits name, with the batches in them; None stands for a result.
         self._blobs: dict[str, list[Batch | None]] = {}
+        self._blobs_max = _BLOBS_HELD  # more than that, and it is worth looking which are not needed any more
         self.is_writing_views = False
         self.shown_status = "running"  # in job_state.json
         self.shown_view: JobView | None = None
@@ -146,6 +190,7 @@ class LiveJob:
         self.execution_deadline_ns = 0
         self.view: JobView = view_of(job, 0)
         self.changed = threading.Condition()
+        self._position = (0, 0)  # where the commit that was taken last goes
         self._taken: tuple[int, JobView] | None = None
         self._taken_ns = 0
         self._version = 0
@@ -162,6 +207,21 @@ class LiveJob:
             return self.blocked is not None  # else its end will be heard of
         is_behind = self.memory is None and self.view.status != self.shown_status
         return bool(self.records) or self.is_dirty or self.is_doubted or self.is_writing_views or is_behind
+
+    @property
+    def is_under_way(self) -> bool:
+        """A commit or a seal is being done; one that is blocked and waits is not."""
+        return (self.in_flight is not None or self.is_sealing) and not (self.blocked and self.retry_at_ns > 0)
+
+    def has_come_back(self) -> None:
+        """Nothing is being done any more."""
+        self.in_flight, self.is_sealing = None, False
+
+    def rest(self, until_ns: int, reason: str) -> None:
+        """Dispatch nothing of this job before ``until_ns``."""
+        if not self.rests_until_ns:
+            log.warning("job %s waits: %s", self.job.job_id, reason)
+        self.rests_until_ns = until_ns
 
     # -- stepping -----------------------------------------------------------------------------
 
@@ -188,8 +248,9 @@ class LiveJob:
         frames: list[bytes] = []
         if self.memory is not None:
             self.memory.keep(self.job, records)
+            self._release_consumed(records)
         else:
-            epoch, commit = self.tenure.next_position()
+            epoch, commit = self._position = self.tenure.next_position()
             for index, record in enumerate(records):
                 frames.append(encode_record(record))
                 self._note_blobs(record)
@@ -203,6 +264,14 @@ class LiveJob:
             self._take_view(number, now_ns)
         return number, frames
 
+    def _release_consumed(self, records: Sequence[Durable]) -> None:
+        """Nothing is kept: a payload in shared memory goes when it is consumed, a few at a time."""
+        for record in records:
+            self._note_blobs(record)
+        if len(self._blobs) > self._blobs_max or (self._blobs and self.job.is_terminal):
+            self.tenure.release_blobs(self.unused_blobs())
+            self._blobs_max = max(_BLOBS_HELD, 2 * len(self._blobs))
+
     def _note_blobs(self, record: Durable) -> None:
         if type(record) is not Completed:
             return
@@ -211,6 +280,11 @@ class LiveJob:
             if name is not None:
                 is_result = (record.routine, emit.event) not in self.job.topology.routes
                 self._blobs.setdefault(name, []).append(None if is_result else emit.batch)
+
+    @property
+    def blobs(self) -> list[str]:
+        """Blobs that something queued, or a result, may refer to."""
+        return list(self._blobs)
 
     def unused_blobs(self) -> list[str]:
         """Blobs that nothing queued and no result refers to any more; asked once for each."""
@@ -229,15 +303,15 @@ class LiveJob:
         if self.memory is not None:
             return
         held = 0
-        for routine in self.job.routines:
-            for item in routine.ready:
-                for run in item.runs if isinstance(item, Group) else (item,):
-                    batch = run.batch
-                    if batch.data is None:
-                        continue
-                    held += batch.size
-                    if held > bytes_max and batch.ref is not None and run.commit < self.filling - 1:
-                        batch.data = None
+        seen: set[int] = set()  # one batch may wait in many slots
+        for batch in _waiting(self.job):
+            if batch.data is None or id(batch) in seen:
+                continue
+            seen.add(id(batch))
+            held += batch.size
+            # What the commit on its way carries is not in the log yet.
+            if held > bytes_max and batch.ref is not None and batch.ref[:2] != self._position:
+                batch.data = None
 
     def stands(self, number: int) -> None:
         """The commit stands: what was waiting for it may be seen."""

@@ -25,7 +25,7 @@ from .._serialization.packing import pack
 from .._serialization.places import slot_place
 from .._serialization.signing import SIGNATURE_BYTES, Signer
 from .._storage.codec import batches_of, decode_record
-from .._storage.layout import epoch_name
+from .._storage.layout import BLOBS, epoch_name
 from .._storage.log import Tenure as DurableTenure
 from .._storage.replay import LogRef
 from .._storage.store import Store
@@ -125,11 +125,19 @@ class Supervisor:
             flow.flow_id, flow.topology.to_plain(), number, index, batch,
             pack_metadata(metadata or {}), self.signed_code(job_id, code), tuple(initial),
         )  # fmt: skip
-        tenure = self.store.create(job_id, flow.flow_doc) if self.is_durable else NullTenure(self.settings.history_inline_max)
+        tenure = self.begin_tenure(job_id, flow.flow_doc)
         live = LiveJob(recovery.new_job(job_id, self.settings), tenure, code.code_id)
         if timeout_s is not None:
             live.execution_deadline_ns = self.clock.now_ns() + int(timeout_s * 1e9)
         return self.enter(live, stimulus)
+
+    def begin_tenure(self, job_id: str, flow_doc: bytes) -> DurableTenure | NullTenure:
+        """The right to commit to a new job."""
+        if self.is_durable:
+            return self.store.create(job_id, flow_doc)
+        with self._lock:
+            folder = self._backend_or_fail().shared_dir()
+        return NullTenure(self.settings.history_inline_max, None if folder is None else f"{folder}/{job_id}")
 
     def resume(
         self, flow: CompiledFlow | None, job_id: str, *, takeover: bool = False, edits: Edits | None = None
@@ -316,8 +324,9 @@ class Supervisor:
         self._backend_or_fail().wake()
         self._thread.join()
         for handle in self.handles():
-            if handle.delivery is not None:
-                handle.delivery.join(self.settings.grace_s)
+            for follower in (handle.delivery, handle.observer):
+                if follower is not None:
+                    follower.join(self.settings.grace_s)
         if trouble is not None:
             raise trouble
 
@@ -397,12 +406,21 @@ class Supervisor:
             for live in list(loop.jobs.values()):
                 if live.lost is None:
                     live.lose(BackendError(f"the supervisor has left job {live.job.job_id}; resume it to go on"))
+            self._keep_results()
             self._backend_or_fail().close()
             if self._committer is not None:
                 self._committer.close()
             if self._vigil is not None:
                 self._vigil.close(frozenset(i for i, x in loop.jobs.items() if isinstance(x.lost, HandedOver)))
             self.store.close()
+
+    def _keep_results(self) -> None:
+        """Results in shared memory can still be read when that is gone."""
+        for handle in self.handles():
+            live = handle.live
+            if live.memory is not None:
+                for name in live.blobs:
+                    self.payloads(live).keep(name)
 
     def _drain_and_leave(self) -> None:
         loop = self.loop
@@ -549,10 +567,13 @@ class Supervisor:
     def payloads(self, live: LiveJob) -> PayloadReader:
         """Opens the payloads of a job, also those that lie in blobs."""
         if live.payloads is None:
-            live.payloads = PayloadReader(f"{self.store.view_paths(live.job.job_id).blobs}/-" if self.is_durable else None)
+            folder = live.memory.shared_dir if live.memory is not None else self.store.view_paths(live.job.job_id).job
+            live.payloads = PayloadReader(None if folder is None else f"{folder}/{BLOBS}/-")
         return live.payloads
 
     def _blob_dir(self, live: LiveJob) -> str | None:
+        if live.memory is not None and live.memory.shared_dir is not None:
+            return f"{live.memory.shared_dir}/{BLOBS}/{epoch_name(1)}"
         if not isinstance(live.tenure, DurableTenure):
             return None
         # Most jobs have no blobs: the first worker that writes one makes the directory.
@@ -563,7 +584,7 @@ class Supervisor:
         info = JobInfo(
             live.job.job_id, live.code_id, live.job.topology.flow_id, live.job.topology.to_plain(),
             self._blob_dir(live), self.signer.keys, s.batch_count_max, s.batch_bytes_max, s.flush_ms,
-            s.payload_inline_bytes_max,
+            s.payload_inline_bytes_max, self.is_durable,
         )  # fmt: skip
         self._backend_or_fail().send(slot.worker, info)
 

@@ -15,6 +15,7 @@ from .._core.effects import Work
 from .._core.stimuli import Answer
 from ..errors import PolicyAnswerInvalid
 from ..slot import SlotView
+from .failures import reading
 from .invoke import map_keys
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _arrivals(routine: RoutineHere, work: Work) -> list[tuple[int, str, Any]]:
     found: list[tuple[int, str, Any]] = []
     for first, part in zip(work.seqs, work.parts, strict=True):
         rename = map_keys(routine.mapping_of(part))
-        items = routine.decode(part)
+        items = reading(routine.decode, part)
         found += [(first + i, routine.slots[part.slot], rename(item)) for i, item in enumerate(items)]
     return found
 

@@ -4,17 +4,47 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 from .._core.stimuli import Failure
+from ..errors import CheckpointDamaged, CheckpointFormat, KeyUnavailable, SignatureInvalid, StorageError
 
+_A = TypeVar("_A")
+_R = TypeVar("_R")
+#: What no second look will change.
+_LASTING = (CheckpointDamaged, CheckpointFormat, SignatureInvalid, KeyUnavailable)
 _HERE = os.path.dirname(__file__)
 _TRACEBACK_MAX = 64 * 1024
 _MESSAGE_MAX = 8 * 1024
 
 
+class InputUnreadable(Exception):
+    """What an activation was to be given cannot be read. No handler is to blame, and none has run."""
+
+    def __init__(self, error: StorageError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def reading(read: Callable[[_A], _R], what: _A) -> _R:
+    """``read(what)``, where it is input that is read.
+
+    Raises:
+        InputUnreadable: in place of any ``StorageError``.
+    """
+    try:
+        return read(what)
+    except StorageError as error:
+        raise InputUnreadable(error) from error
+
+
 def describe(error: BaseException, is_retryable: bool) -> Failure:
     """The failure of an attempt that raised ``error``."""
+    if isinstance(error, InputUnreadable):
+        found = describe(error.error, not isinstance(error.error, _LASTING))
+        return found._replace(kind="storage")
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return Failure("error", name, _message(error), _traceback(error), is_retryable)

@@ -24,12 +24,13 @@ from .._serialization.places import (
     state_place,
 )  # fmt: skip
 from .._serialization.signing import Signer
-from ..errors import EmissionNotSerializable
+from ..errors import EmissionNotSerializable, UnknownName
 from .batches import Item
 from .invoke import IMMEDIATE, Call, LogicCall, logic_call, map_keys, only_parameter, slot_call
+from .notes import SHARED
 from .past import LogOnDisk
 from .spill import PayloadReader
-from .state import SHARED, ActivationJobState, Key, Raw
+from .state import ActivationJobState, Key, Raw
 from .wire import JobInfo
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,16 @@ class JobHere:
         return self._encode_at(data, place, f"output '{output_type}' of routine '{routine_id}'")
 
     def encode_deferred(self, routine_id: str, event: str, data: dict[str, Any]) -> bytes:
-        """A deferred emission, as the batch of one that it will be."""
+        """A deferred emission, as the batch of one that it will be.
+
+        Raises:
+            ValueError: the flow has no such routine, or it has no such event.
+        """
+        number = self.topology.index_of(routine_id)
+        if number is None:
+            raise UnknownName(f"Routine '{routine_id}' not found in flow")
+        if event not in self.topology.routines[number].events:
+            raise UnknownName(f"Event '{event}' not found in routine '{routine_id}'")
         place = emission_place(self.info.job_id, routine_id, event)
         return self._encode_at(data, place, f"Routine '{routine_id}', deferred event '{event}'")
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from types import GeneratorType
-from typing import Any, Protocol
+from typing import Any
 
 from .. import context
 from .._core.effects import GoOn, Part, Revoke, Work
@@ -24,27 +23,17 @@ from .._core.stimuli import Completion
 from .._serialization.batch import Unreadable
 from ..errors import BareYield
 from .asking import answers_of
-from .failures import describe
+from .channel import Channel, SocketChannel
+from .failures import describe, reading
 from .invoke import Call
 from .jobs import JobHere, RoutineHere, Routines
+from .late_sender import LateSender
 from .liveness import DISPATCH, IDLE, INDEX, LEASE_NS, REVOKED, START_NS, Page
 from .streams import redirect_streams
 from .transaction import LONG_NS, UNANSWERED_MAX, HandedBack, Transaction
-from .wire import Forget, Frames, JobInfo, Reported, Task, decode, encode
-
-_READ_BYTES = 1 << 18
+from .wire import Forget, JobInfo, Reported, Task
 
 Activity = Iterator[None]
-
-
-class Channel(Protocol):
-    """The worker's end of what connects it with the supervisor."""
-
-    def read(self, *, wait: bool) -> Sequence[Any] | None:
-        """Messages that have come; waits for some if ``wait``. None: there will be no more."""
-
-    def send(self, message: Any) -> None:
-        """Send a message."""
 
 
 class Worker:
@@ -63,7 +52,7 @@ class Worker:
         self._taken_back = 0
         self.is_over = False
         self.transaction = Transaction(self._send, page.numbers, self._wait_in_handler)
-        self._sender = _LateSender(self.transaction)
+        self._sender = LateSender(self.transaction)
         self._sender.is_awake = not may_wait  # one thread does everything in the caller's process
         self.transaction.wake_reporter = self._sender.wake
 
@@ -132,10 +121,10 @@ class Worker:
             count = 1 if work.is_group else sum([part.count for part in work.parts])
             transaction.open(job, routine, work.dispatch, count)
             transaction.attempt = work.attempt
-            transaction.resume_cursor = routine.decode_cursor(work.cursor)
             if routine.fields:
                 routine.load_fields()
-            runs = self._inputs(job, routine, work) if work.question is None else iter(())
+            transaction.resume_cursor = reading(routine.decode_cursor, work.cursor)
+            runs = self._inputs(routine, work) if work.question is None else iter(())
         except Exception as error:  # the user's __setstate__ runs here, and its signature is looked at
             self._refuse(job, work, routine, error)
             return
@@ -170,20 +159,20 @@ class Worker:
         busy_ns = time.monotonic_ns() - begin
         self._send(transaction.job.info.job_id, Completion(work.dispatch, 1, answers=answers, busy_ns=busy_ns))
 
-    def _inputs(self, job: JobHere, routine: RoutineHere, work: Work) -> Iterator[tuple[Call, list[Any], int]]:
+    def _inputs(self, routine: RoutineHere, work: Work) -> Iterator[tuple[Call, list[Any], int]]:
         """(what to call, with which items, number of the first) per part; decoded when it is their turn."""
         if work.is_group:
-            return iter([(routine.group_call(work), [None], work.seqs[0])])
+            return iter([(reading(routine.group_call, work), [None], work.seqs[0])])
 
         def each(part: Part) -> tuple[Call, list[Any]]:
             try:
-                return routine.inputs(part)
-            except Exception as error:  # damaged or forged input fails its activation, not the worker
+                return reading(routine.inputs, part)
+            except Exception as error:  # what cannot be read is its activation's affair, not the worker's
                 return _raiser(error), [None]
 
         first, rest = work.parts[0], zip(work.parts[1:], work.seqs[1:], strict=True)
         # The first part now, so that a handler with an impossible signature is refused before it starts.
-        call, items = routine.inputs(first)
+        call, items = reading(routine.inputs, first)
 
         def parts() -> Iterator[tuple[Call, list[Any], int]]:
             yield call, items, work.seqs[0]
@@ -296,6 +285,7 @@ class Worker:
         """The input or the routine itself cannot be used: its first activation fails."""
         failure = describe(error, routine is None or routine.is_retryable(error))
         self._send(job.info.job_id, Completion(work.dispatch, 0, failure=failure))
+        self._numbers[INDEX] = IDLE
         self._drop_all(work.dispatch)
 
     def _drop_all(self, dispatch: int) -> None:
@@ -323,40 +313,6 @@ class Worker:
         return transaction.unanswered >= UNANSWERED_MAX and not (transaction.is_revoked or self.is_over)
 
 
-class _LateSender:
-    """A thread that sends what is finished while a slow handler runs. Made when it is first needed."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        self._transaction = transaction
-        self._wanted = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.is_awake = False
-
-    def wake(self) -> None:
-        """Something is finished and unsent while the handler goes on."""
-        if not self.is_awake:
-            self.arm()
-
-    def arm(self) -> None:
-        """Something is finished and unsent while the next activation begins."""
-        self.is_awake = True
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="routilux_mp-late-sender", daemon=True)
-            self._thread.start()
-        self._wanted.set()
-
-    def _run(self) -> None:
-        while True:
-            self._wanted.wait()
-            self._wanted.clear()
-            time.sleep(self._transaction.job.info.flush_ms / 1000)
-            self.is_awake = False  # before the look, so that whoever comes after it arms again
-            try:
-                self._transaction.flush_finished()
-            except HandedBack:
-                pass  # the main thread will find out
-
-
 def run(sock: socket.socket, page_fd: int, routines: Routines) -> None:
     """Be a worker process until the supervisor closes the socket."""
     page = Page(page_fd)
@@ -368,43 +324,6 @@ def run(sock: socket.socket, page_fd: int, routines: Routines) -> None:
     channel.before_waiting = streams.flush
     worker.serve()
     streams.flush()
-
-
-class SocketChannel:
-    """A worker process's end of its socket; threads may send."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._frames = Frames()
-        self._lock = threading.Lock()
-        self.before_waiting: Callable[[], None] = _nothing
-
-    def read(self, *, wait: bool) -> Sequence[Any] | None:
-        """See :class:`Channel`."""
-        if wait:
-            self.before_waiting()
-        try:
-            data = self._sock.recv(_READ_BYTES, 0 if wait else socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return ()
-        except ConnectionError:
-            data = b""
-        if not data:
-            return None
-        return [decode(content) for content in self._frames.feed(data)]
-
-    def send(self, message: Any) -> None:
-        """See :class:`Channel`. Ends the process when nobody listens any more."""
-        data = encode(message)
-        with self._lock:
-            try:
-                self._sock.sendall(data)
-            except ConnectionError:
-                os._exit(1)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _raiser(error: Exception) -> Call:

@@ -110,5 +110,7 @@ class Notes:
 
     def add_op(self, op: StateOp) -> None:
         """An operation of the worker's own."""
+        if not (isinstance(op.scope, str) and isinstance(op.key, str)):
+            raise TypeError(f"names and reasons are strings, got {op.scope!r} and {op.key!r}")
         self.is_touched = True
         self._ops.append(op)

@@ -14,6 +14,8 @@ from itertools import count
 from .._serialization.packing import pack, unpack
 from ..errors import CheckpointDamaged
 
+#: Of an encoded payload; what lies out of band is not copied before it is written.
+Piece = bytes | memoryview
 #: First byte of a reference. Encoded batches begin with their version, which is another one.
 REFERENCE = b"\x01"
 #: Batches with arrays in them are aligned to this, from their start.
@@ -35,6 +37,20 @@ class PayloadReader:
     def __init__(self, blob_dir: str | None) -> None:
         self.blob_dir = blob_dir
         self._mapped: OrderedDict[str, memoryview] = OrderedDict()
+        self._kept: dict[str, memoryview] = {}
+
+    def keep(self, name: str) -> None:
+        """Map a blob for as long as this reader lives, since its file is about to go."""
+        try:
+            self._kept[name] = self._map(name, None)
+        except CheckpointDamaged:
+            pass  # it is gone already: whoever asks for it is told
+
+    def _map(self, name: str, expected: tuple[int, int] | None) -> memoryview:
+        from .._storage.blobs import BlobRef, map_blob, path_of  # most workers never see a blob
+
+        job_path = os.path.dirname(os.path.dirname(self.blob_dir or ""))
+        return map_blob(path_of(job_path, name), None if expected is None else BlobRef(name, *expected))
 
     def open(self, data: bytes | memoryview) -> bytes | memoryview:
         """The payload: ``data`` itself, or the mapped part of the blob that it refers to.
@@ -44,15 +60,12 @@ class PayloadReader:
         """
         if not is_reference(data):
             return data
-        name, size, digest, offset, length = unpack(data[1:])
+        name, size, checksum, offset, length = unpack(data[1:])
         if self.blob_dir is None:
             raise CheckpointDamaged(f"a payload refers to the blob {name}, but this job has no blobs")
-        whole = self._mapped.get(name)
+        whole = self._kept.get(name) or self._mapped.get(name)
         if whole is None:
-            from .._storage.blobs import BlobRef, map_blob, path_of  # most workers never see a blob
-
-            job_path = os.path.dirname(os.path.dirname(self.blob_dir))
-            whole = self._mapped[name] = map_blob(path_of(job_path, name), BlobRef(name, size, digest))
+            whole = self._mapped[name] = self._map(name, (size, checksum))
             if len(self._mapped) > _MAPPED_MAX:
                 self._mapped.popitem(last=False)
         if not 0 <= offset <= offset + length <= len(whole):
@@ -61,9 +74,9 @@ class PayloadReader:
 
 
 def describe_reference(data: bytes | memoryview) -> dict[str, object]:
-    """What the history shows in place of a payload in a blob: its file, size and digest."""
-    name, _, digest, _, length = unpack(data[1:])
-    return {"blob": name, "size_bytes": length, "blob_sha256": digest.hex()}
+    """What the history shows in place of a payload in a blob: its file, size and checksum."""
+    name, _, checksum, _, length = unpack(data[1:])
+    return {"blob": name, "size_bytes": length, "blob_crc32": f"{checksum:08x}"}
 
 
 def referred_blob(data: bytes | memoryview) -> str | None:
@@ -79,8 +92,8 @@ class Spiller:
         self._pid = 0
         self._numbers = count(1)
 
-    def put(self, blob_dir: str, payloads: Sequence[bytes]) -> tuple[str, list[bytes]]:
-        """Write the payloads into one blob; its path and a reference to each payload.
+    def put(self, blob_dir: str, payloads: Sequence[Sequence[Piece]]) -> tuple[str, list[bytes]]:
+        """Write the payloads, each in pieces, into one blob; its path and a reference to each payload.
 
         Raises:
             StorageBlocked: nothing was written; try again.
@@ -90,12 +103,13 @@ class Spiller:
         if self._pid != os.getpid():  # a forked worker must not use its sibling's names
             self._pid, self._nonce = os.getpid(), os.urandom(8).hex()
         name = f"{self._nonce}-{next(self._numbers)}"
-        chunks, places, end = [], [], 0
+        chunks: list[Piece] = []
+        places, end = [], 0
         for payload in payloads:
-            gap = -end % _ALIGNMENT_BYTES
-            chunks += [bytes(gap), payload]
-            places.append((end + gap, len(payload)))
-            end += gap + len(payload)
+            gap, size = -end % _ALIGNMENT_BYTES, sum(map(len, payload))
+            chunks += [bytes(gap), *payload]
+            places.append((end + gap, size))
+            end += gap + size
         blob = put_blob_file(blob_dir, name, chunks)
-        references = [REFERENCE + pack((blob.name, blob.size_bytes, blob.sha256, *place)) for place in places]
+        references = [REFERENCE + pack((blob.name, blob.size_bytes, blob.crc32, *place)) for place in places]
         return f"{blob_dir}/{name}", references

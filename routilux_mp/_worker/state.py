@@ -22,7 +22,8 @@ Key = tuple[str, str]
 HIDDEN_PREFIXES = ("__slot__:", "__field__:")
 #: Values that cannot be changed in place, so nobody need look whether they were.
 _ATOMS = frozenset((int, float, str, bytes, bool, type(None)))
-_NUMBER_MAX = 1 << 63
+#: A larger number is a value like any other: it can be set, and not added to.
+NUMBER_BITS_MAX = 4096
 
 
 class ValueCodec(NoteCodec, Protocol):
@@ -116,8 +117,12 @@ class ActivationJobState(Notes):
         if type(before) not in (int, float):
             raise TypeError(f"increment of '{key}': the value there is not a number")
         self._check_key(key)
+        self._check_scope(routine_id)
+        after = before + amount  # type: ignore[operator]
+        if isinstance(after, int) and max(after.bit_length(), int(amount).bit_length()) > NUMBER_BITS_MAX:
+            raise OverflowError(f"increment of '{key}': the number would have more than {NUMBER_BITS_MAX} bits")
         self.is_touched = True
-        self._own[routine_id, key] = before + amount  # type: ignore[operator]
+        self._own[routine_id, key] = after
         self._ops.append(StateOp("increment", routine_id, key, amount))
 
     def append(self, key: str, item: Any, *, routine_id: str = SHARED) -> None:
@@ -135,6 +140,7 @@ class ActivationJobState(Notes):
             if base is not None and type(self._decode(routine_id, key, base)) is not list:
                 raise TypeError(f"append to '{key}': the value there is not a list")
         self._check_key(key)
+        self._check_scope(routine_id)
         self.is_touched = True
         data = self._codec.encode_state(routine_id, key, item)
         self._own[routine_id, key] = (base, (*items, data))
@@ -229,6 +235,11 @@ class ActivationJobState(Notes):
             self._lent_states[routine_id] = (values, before)
         return self._lent_states[routine_id][0]
 
+    def _lend_empty_state(self, routine_id: str) -> dict[str, Any]:
+        """A state that has nothing yet, and that exists once something is put into it."""
+        self.is_touched = True
+        return self._lent_states.setdefault(routine_id, ({}, {}))[0]
+
     def _keys(self, scope: str) -> list[str]:
         if scope in self._lent_states:
             self._collect_state(scope)
@@ -245,11 +256,16 @@ class ActivationJobState(Notes):
         if type(key) is not str:
             raise TypeError(f"keys of shared data and routine states are strings, got {key!r}")
 
+    def _check_scope(self, scope: Any) -> None:
+        if not isinstance(scope, str):
+            raise TypeError(f"routine ids are strings, got {scope!r}")
+
     def _set(self, scope: str, key: str, value: Any) -> None:
         self._check_key(key)
+        self._check_scope(scope)
         self.is_touched = True
         self._lent.pop((scope, key), None)
-        is_number = type(value) is float or (type(value) is int and -_NUMBER_MAX <= value < _NUMBER_MAX)
+        is_number = type(value) is float or (type(value) is int and value.bit_length() <= NUMBER_BITS_MAX)
         raw = value if is_number else self._codec.encode_state(scope, key, value)
         self._own[scope, key] = raw
         self._ops.append(StateOp("set", scope, key, raw))
@@ -316,6 +332,12 @@ class _SharedData(MutableMapping[str, Any]):
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._state._value(SHARED, key) is not _MISSING
 
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """As in a dictionary: what is returned is what is kept, and may be changed in place."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._state._keys(SHARED))
 
@@ -344,6 +366,13 @@ class _RoutineStates(MutableMapping[str, dict[str, Any]]):
     def __delitem__(self, routine_id: str) -> None:
         self[routine_id]
         self._state.update_routine_state(routine_id, {})
+
+    def setdefault(self, routine_id: str, default: Any = None) -> dict[str, Any]:
+        """As in a dictionary: what is returned is what is kept, and may be changed in place."""
+        if isinstance(self._state._lend_state(routine_id), Missing):
+            self._state.update_routine_state(routine_id, default or {})
+            return self._state._lend_empty_state(routine_id) if not default else self[routine_id]
+        return self[routine_id]
 
     def _ids(self) -> list[str]:
         state = self._state

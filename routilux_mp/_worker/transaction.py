@@ -18,16 +18,16 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._core.batch import Batch
 from .._core.stimuli import Completion, Emit, Failure, StateOp
-from .._serialization.items import ATOMS, PLAIN, encode_item, is_simple, simple_packer
+from .._serialization.items import ATOMS, PLAIN, WHOLE, encode_item, is_simple, simple_packer
 from ..errors import EmissionNotSerializable, KeyUnavailable, StorageBlocked, UnknownName
 from .batches import Item, assemble, count_of, size_of
 from .liveness import IDLE, INDEX, LEASE_NS, REVOKED, START_NS, is_expired
-from .spill import Spiller, is_reference
+from .spill import Piece, Spiller, is_reference
 
 if TYPE_CHECKING:
     from .jobs import JobHere, RoutineHere
@@ -276,7 +276,11 @@ class Transaction:
 
     def _encode(self, items: list[Item], event_name: str, kwargs: dict[str, Any]) -> bytes:
         try:
-            data, kind = encode_item(kwargs, self.job.signer, self.routine.place_of(event_name))
+            info = self.job.info
+            bytes_max = None if info.blob_dir is None else info.payload_inline_bytes_max
+            data, kind = encode_item(kwargs, self.job.signer, self.routine.place_of(event_name), bytes_max)
+            if not isinstance(data, bytes):
+                return self._put_large(items, data)
             items.append(data if kind == PLAIN else (data, kind))
             self._is_mixed |= kind != PLAIN
             return data
@@ -285,6 +289,20 @@ class Transaction:
             self._poison = type(error)(text)
             self._is_special = True
             raise self._poison from error
+
+    def _put_large(self, items: list[Item], pieces: Sequence[Piece]) -> bytes:
+        """An emission too large for a message goes to its blob at once; put together here it would be copied first."""
+        placed = self._put_blob([pieces], sum(map(len, pieces)))
+        if placed is None:
+            data = b"".join(pieces)
+            items.append((data, WHOLE))
+        else:
+            path, [data] = placed
+            items.append(Batch(1, data))
+            self._spilled.append(path)
+            self._is_special = True
+        self._is_mixed = True
+        return data
 
     def _unknown_event(self, event_name: str) -> UnknownName:
         known = ", ".join(repr(name) for name in self.routine.events) or "none"
@@ -387,7 +405,8 @@ class Transaction:
         self.marks = [0] * len(self.out)
         self.done = 0
         self.size = size_of(self.out)
-        self._is_mixed = self._is_mixed and any(self.out)
+        if not self.is_in_handler:  # the handler may be adding what is not plain in the main thread
+            self._is_mixed = self._is_mixed and any(self.out)
         self._grow_at = self.size + self.job.info.batch_bytes_max
         self.deadline_ns = _NEVER
         self._count_max = self.job.info.batch_count_max
@@ -397,25 +416,31 @@ class Transaction:
 
     def _spill(self, batches: list[Batch], bytes_max: int, *, is_committed: bool) -> None:
         """Put payloads above ``bytes_max`` into a blob; they stay where they are if there is no place for blobs."""
-        blob_dir = self.job.info.blob_dir
         big = [(b, b.data) for b in batches if b.data is not None and b.size > bytes_max and not is_reference(b.data)]
-        if not big or blob_dir is None:
+        placed = self._put_blob([[data] for _, data in big], self.size) if big else None
+        if placed is None:
             return
-        while True:
-            try:
-                path, references = self._spiller.put(blob_dir, [data for _, data in big])
-                break
-            except StorageBlocked:
-                # The disk is full: the job is blocked, not failed. In the report the payloads show the supervisor,
-                # whose commit meets the same disk and says so; what is too much for that waits here.
-                if self.size <= _BLOCKED_HELD_MAX:
-                    return
-                if self.is_revoked:
-                    raise HandedBack from None
-                time.sleep(_BLOCKED_RETRY_S)
+        path, references = placed
         if not is_committed:
             self._spilled.append(path)
             self._is_special = True
         for (batch, _), reference in zip(big, references, strict=True):
             batch.data = reference
             batch.size = len(reference)
+
+    def _put_blob(self, payloads: Sequence[Sequence[Piece]], size: int) -> tuple[str, list[bytes]] | None:
+        """Payloads of this size in all into one blob: its path and the references; None if they must stay here."""
+        blob_dir = self.job.info.blob_dir
+        if blob_dir is None:
+            return None
+        while True:
+            try:
+                return self._spiller.put(blob_dir, payloads)
+            except StorageBlocked:
+                # The disk is full: the job is blocked, not failed. In the report the payloads show the supervisor,
+                # whose commit meets the same disk and says so; what is too much for that waits here.
+                if size <= _BLOCKED_HELD_MAX or not self.job.info.is_durable:
+                    return None
+                if self.is_revoked:
+                    raise HandedBack from None
+                time.sleep(_BLOCKED_RETRY_S)

@@ -35,6 +35,7 @@ class JobInfo(NamedTuple):
     batch_bytes_max: int = 32 * 1024
     flush_ms: float = 5.0
     payload_inline_bytes_max: int = 256 * 1024
+    is_durable: bool = True  # what goes to ``blob_dir`` is kept; else it may travel inline when there is no room
 
 
 class Forget(NamedTuple):

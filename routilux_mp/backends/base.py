@@ -145,6 +145,9 @@ class Backend(Protocol):
     def wake(self) -> None:
         """Make :meth:`poll` return, from any thread."""
 
+    def shared_dir(self) -> str | None:
+        """A directory in memory that all workers reach, gone when the backend is; None: there is none."""
+
     def running(self, worker: int) -> tuple[int, int, int]:
         """(dispatch, index within it, start in CLOCK_MONOTONIC ns) of the running activation; (0, -1, 0): none."""
 

@@ -182,6 +182,10 @@ class InlineBackend:
         found = self._workers.get(worker)
         return found.page.running() if found is not None else (0, IDLE, 0)
 
+    def shared_dir(self) -> str | None:
+        """None: nothing has to be moved."""
+        return None
+
     def set_lease(self, deadline_ns: int) -> None:
         """Write the deadline into every page, and into those of workers to come."""
         self._lease_ns = deadline_ns

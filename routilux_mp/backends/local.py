@@ -18,6 +18,7 @@ from typing import Any
 
 from .._core.effects import Revoke, Work
 from .._serialization.packing import pack, unpack
+from .._worker import shared
 from .._worker.liveness import IDLE, Page, make_page_fd
 from .._worker.wire import Reported, Task, Text, decode, encode, frame
 from ..errors import BackendError
@@ -65,6 +66,8 @@ class LocalBackend:
         self._nursery_pid = 0
         self._alive_fd = -1
         self._is_closed = False
+        self._shared = shared.new_path()
+        self._has_shared = False
 
     # -- orders ---------------------------------------------------------------------------------
 
@@ -108,6 +111,15 @@ class LocalBackend:
         """What the worker's page says; for a dead one, what it said last."""
         found = self._workers.get(worker)
         return found.page.running() if found is not None else self._ended.get(worker, (0, IDLE, 0))
+
+    def shared_dir(self) -> str | None:
+        """See :meth:`~routilux_mp.backends.base.Backend.shared_dir`; made when it is first asked for."""
+        if not self._shared:
+            return None
+        if not self._has_shared:
+            shared.make(self._shared)
+            self._has_shared = True
+        return self._shared
 
     def set_lease(self, deadline_ns: int) -> None:
         """Write the deadline into every page, and into those of workers to come."""
@@ -230,9 +242,8 @@ class LocalBackend:
         ours, theirs = socket.socketpair()
         alive_read, self._alive_fd = os.pipe()
         fds = (theirs.fileno(), alive_read)
-        statement = (
-            f"__import__('routilux_mp.backends.nursery', fromlist=['main']).main({fds[0]}, {fds[1]}, {os.getpid()})"
-        )
+        arguments = (*fds, os.getpid(), self._shared)
+        statement = f"__import__('routilux_mp.backends.nursery', fromlist=['main']).main(*{arguments!r})"
         try:
             self._nursery_pid = spawn_python(statement, fds)
         except OSError as error:
@@ -328,6 +339,8 @@ class LocalBackend:
             worker.pipe.close()
             worker.page.close()
         self._workers.clear()
+        if self._has_shared:
+            shared.remove(self._shared)
         self._selector.close()
         self._wake_read.close()
         self._wake_write.close()

@@ -21,6 +21,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from .._serialization.packing import pack, unpack
+from .._worker import shared
 from .._worker.liveness import die_with_parent
 from .._worker.wire import Frames, frame
 
@@ -48,10 +49,10 @@ class _Child(NamedTuple):
     pidfd: int  # -1: this system has none
 
 
-def main(control: int, alive: int, supervisor: int) -> None:
+def main(control: int, alive: int, supervisor: int, shared_dir: str) -> None:
     """Serve the supervisor at the other end of the socket ``control`` until it is gone.
 
-    ``alive``: the read end of a pipe that the supervisor never writes to.
+    ``alive``: the read end of a pipe that the supervisor never writes to. ``shared_dir``: to be removed with it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to decide
     os.setpgid(0, 0)
@@ -61,7 +62,7 @@ def main(control: int, alive: int, supervisor: int) -> None:
     os.dup2(null, 0)
     os.close(null)
     _preload()
-    _Nursery(socket.socket(fileno=control), alive, supervisor).run()
+    _Nursery(socket.socket(fileno=control), alive, supervisor, shared_dir).run()
 
 
 def _preload() -> None:
@@ -70,7 +71,8 @@ def _preload() -> None:
 
 
 class _Nursery:
-    def __init__(self, control: socket.socket, alive: int, supervisor: int) -> None:
+    def __init__(self, control: socket.socket, alive: int, supervisor: int, shared_dir: str) -> None:
+        self._shared_dir = shared_dir
         self._control = control
         self._alive = alive
         self._pid = os.getpid()
@@ -245,6 +247,8 @@ class _Nursery:
             _kill(child.pid)
         for child in self._by_pid.values():
             os.waitpid(child.pid, 0)
+        if self._shared_dir and os.path.isdir(self._shared_dir):
+            shared.remove(self._shared_dir)
         os._exit(0)
 
 

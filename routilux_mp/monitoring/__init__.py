@@ -1,5 +1,6 @@
 """What runs and what could run: the registry of flows by name."""
 
 from .flow_registry import FlowRegistry
+from .hooks import ExecutionHooks
 
-__all__ = ["FlowRegistry"]
+__all__ = ["ExecutionHooks", "FlowRegistry"]

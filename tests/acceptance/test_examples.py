@@ -110,13 +110,19 @@ def test_the_package_says_that_it_is_typed() -> None:
     assert Path(spec.submodule_search_locations[0], "py.typed").is_file()
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mypy's, so that the standard library is looked at once."""
+    return tmp_path_factory.mktemp("mypy")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
-def test_a_checker_has_nothing_to_say_about_typed(tmp_path: Path, checker: str) -> None:
+def test_a_checker_has_nothing_to_say_about_typed(tmp_path: Path, cache: Path, checker: str) -> None:
     pytest.importorskip(checker)
     (tmp_path / "typed.py").write_text((EXAMPLES / "typed.py").read_text(encoding="utf-8"))
     options = {
-        "mypy": ["--strict", "--config-file=", f"--cache-dir={tmp_path / 'cache'}", "--no-error-summary"],
+        "mypy": ["--strict", "--config-file=", f"--cache-dir={cache}", "--no-error-summary"],
         "pyright": ["--pythonpath", sys.executable],
     }
     done = subprocess.run(
@@ -131,7 +137,7 @@ def test_a_checker_has_nothing_to_say_about_typed(tmp_path: Path, checker: str) 
 
 
 @pytest.mark.slow
-def test_a_checker_finds_what_is_wrong(tmp_path: Path) -> None:
+def test_a_checker_finds_what_is_wrong(tmp_path: Path, cache: Path) -> None:
     """The annotations say something: a wrong call is an error."""
     pytest.importorskip("mypy")
     wrong = tmp_path / "wrong.py"
@@ -143,7 +149,7 @@ def test_a_checker_finds_what_is_wrong(tmp_path: Path) -> None:
         "flow.execute('a').no_such_thing\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path / 'cache'}", str(wrong)],
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={cache}", str(wrong)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -334,15 +334,27 @@ def test_a_coroutine_handler_is_refused_with_the_cure(backend: Backend) -> None:
     assert "asyncio.run" in report.failure.message
 
 
-def test_damaged_input_fails_its_activation_only(backend: Backend) -> None:
+def test_damaged_input_is_nobodys_failure(backend: Backend) -> None:
     driver = Driver(backend, {"r": routine(double)}).begin()
     driver.send(Work(1, 1, 0, (0,), (Part(0, -1, Batch(1, b"\xff\xff"), 0, 1),)))
     [report] = driver.finish(1)
     assert report.failure is not None
+    assert (report.failure.kind, report.failure.is_retryable) == ("storage", False)
     assert "CheckpointDamaged" in report.failure.type_name
+    assert backend.running(1)[1] == -1  # a death from here on is nobody's either
     driver.send(Revoke(1, 1))
     driver.work(2, numbers(1))
     assert driver.finish(2)[-1].done == 1
+
+
+def test_damaged_input_later_in_a_dispatch_is_nobodys_failure(backend: Backend) -> None:
+    driver = Driver(backend, {"r": routine(double)}).begin()
+    good = encode_batch([{"n": 1}], None, b"")
+    driver.send(Work(1, 1, 0, (0, 1), (Part(0, -1, Batch(1, good.data), 0, 1), Part(0, -1, Batch(1, b"\xff"), 0, 1))))
+    reports = driver.finish(1)
+    assert sum(report.done for report in reports) == 1
+    assert reports[-1].failure is not None
+    assert reports[-1].failure.kind == "storage"
 
 
 # -- generators and cursors ---------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from routilux_mp import CallbackOutputHandler, ErrorHandler, Flow, JobState, QueueOutputHandler, Routine, Runtime
+from routilux_mp.monitoring import ExecutionHooks
 
 DEADLINE_S = 20.0
 
@@ -263,3 +264,48 @@ def test_outside_of_a_handler_there_is_nothing_to_tell() -> None:
         step.emit_deferred_event("question", text="?")
     with pytest.raises(ValueError, match="Event 'nothing' not found"):
         step.emit_deferred_event("nothing")
+
+
+class Noting(ExecutionHooks):
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+        self.threads: set[threading.Thread] = set()
+
+    def note(self, *what: Any) -> None:
+        self.seen.append(what)
+        self.threads.add(threading.current_thread())
+
+    def on_job_start(self, job_state: Any) -> None:
+        self.note("job start", job_state.flow_id)
+
+    def on_job_end(self, job_state: Any, status: str) -> None:
+        self.note("job end", status)
+
+    def on_routine_start(self, routine_id: str, job_state: Any) -> None:
+        self.note("start", routine_id)
+
+    def on_routine_end(self, routine_id: str, job_state: Any, status: str, error: str | None = None) -> None:
+        self.note("end", routine_id, status, error)
+        raise ValueError("a hook's own trouble")
+
+    def on_event_emit(self, routine_id: str, event_name: str, data: dict[str, Any], job_state: Any) -> None:
+        self.note("event", routine_id, event_name, data)
+
+
+@pytest.mark.parametrize("durability", ["commit", "none"])
+@pytest.mark.parametrize("backend", ["inline", "local"])
+def test_hooks_are_told_what_every_job_does(backend: str, durability: str, tmp_path: Path) -> None:
+    class Fails(Step):
+        def do(self, data: dict[str, Any]) -> None:
+            raise ValueError("no")
+
+    hooks = Noting()
+    with Runtime(2, backend=backend, durability=durability, checkpoint_dir=str(tmp_path / "root")) as runtime:
+        runtime.add_hooks(hooks)
+        flow = chain(("a", Sends()), ("b", Fails()))
+        flow.execute("a", {"n": 1})
+    assert hooks.seen == [
+        ("job start", "messages"), ("start", "a"), ("event", "a", "output", {"n": 1}), ("end", "a", "completed", None),
+        ("end", "b", "failed", "no"), ("job end", "completed"),
+    ]  # fmt: skip
+    assert threading.main_thread() not in hooks.threads

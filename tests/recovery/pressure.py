@@ -19,6 +19,7 @@ from tests.recovery.flows import burn
 
 FAST_US = 1
 SLOW_US = 10 * FAST_US
+LOG_BYTES = 8 << 20
 
 
 class Source(Routine):
@@ -63,7 +64,8 @@ def main(root: str, emissions: str) -> None:
     flow = slow_flow()
     #: (activations done, queued, resident bytes), over time
     samples: list[tuple[int, int, int]] = []
-    with Runtime(2, checkpoint_dir=root) as runtime:
+    # Small epochs: what is kept in memory to put one into the archive comes and goes several times.
+    with Runtime(2, checkpoint_dir=root, log_bytes_max=LOG_BYTES, roll_interval_s=1.0) as runtime:
         begin = time.monotonic()
         state = runtime.exec(flow, {"n": n}, settle_s=0)
         stop = threading.Event()

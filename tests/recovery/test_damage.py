@@ -56,16 +56,22 @@ def flow_of(flow_id: str = "damage", second: str = "square", event: str = "out")
 def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A root with one paused job of several epochs; copied by each test."""
     root = tmp_path_factory.mktemp("good") / "checkpoints"
-    options = {"log_bytes_max": 3000, "roll_interval_s": 0, "batch_count_max": 10}
+    options = {"log_bytes_max": 6000, "roll_interval_s": 0, "batch_count_max": 10}
     with Runtime(2, checkpoint_dir=str(root), **options) as runtime:
         flow = flow_of()
         state = runtime.exec(flow, {"n": N}, settle_s=0)
-        assert JobState.wait_until_condition(
-            flow, state, lambda _, s: s.progress["square"][0] >= N // 3, timeout=30, check_interval=0.001
-        )
-        runtime.pause(state, "for the tests", timeout_s=30)
-        assert state.status == "paused"
         job_id = state.job_id
+        wanted = N // 3
+        while True:
+            assert JobState.wait_until_condition(
+                flow, state, lambda _, s, n=wanted: s.progress["square"][0] >= n, timeout=30, check_interval=0.001
+            )
+            runtime.pause(state, "for the tests", timeout_s=30)
+            assert state.status == "paused"
+            if len(list(newest_epoch(root / job_id).iterdir())) > 3:
+                break  # there is something in it to be damaged
+            wanted = state.progress["square"][0] + 5
+            runtime.resume(flow, state)
     assert N // 3 <= len(witness.look(root, job_id).done) < N, "too fast to be paused on the way"
     assert len(list((root / job_id / "epochs").iterdir())) > 1, "too small to have rolled"
     return root, job_id

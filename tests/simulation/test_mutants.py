@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from routilux_mp._core import apply as apply_module
+from routilux_mp._core import consequences, outcomes, plain, policy, queues, records, reports, select
 from routilux_mp._core import decide as decide_module
-from routilux_mp._core import plain, policy, queues, records, select
 from routilux_mp._core import stimuli as st
 from routilux_mp._core.job import Job
 from routilux_mp._supervisor import live as live_module
-from routilux_mp._supervisor import loop as loop_module
+from routilux_mp._supervisor import commits
 from tests.simulation import world as world_module
 from tests.simulation.audit import Broken
 from tests.simulation.world import simulate
@@ -71,25 +71,26 @@ def release_out_of_order(patch: pytest.MonkeyPatch) -> None:
             queues.route(job, number, emit, commit)
         job.routines[number].next_release += sum(ranges[1::2])
 
-    patch.setattr(apply_module, "release_in_order", release)
+    patch.setattr(outcomes, "release_in_order", release)
 
 
 def never_see_a_conflict(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(decide_module, "_conflicts", lambda job, d, s: False)
+    patch.setattr(reports, "_conflicts", lambda job, d, s: False)
 
 
 def hand_nothing_back_after_a_failure(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(decide_module, "_hand_back", lambda job, worker: iter(()))
+    patch.setattr(reports, "_hand_back", lambda job, worker: iter(()))
 
 
 def never_lift_the_bound(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(select, "must_lift", lambda job, now: None)
-    patch.setattr(decide_module, "must_lift", lambda job, now: None)
+    patch.setattr(consequences, "must_lift", lambda job, now: None)
 
 
 def ignore_the_bound(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(select, "is_backed_up", lambda job, number: False)
-    patch.setattr(decide_module, "is_backed_up", lambda job, number: False)
+    patch.setattr(consequences, "is_backed_up", lambda job, number: False)
+    patch.setattr(reports, "is_backed_up", lambda job, number: False)
 
 
 def aggregate_before_the_retries_are_done(patch: pytest.MonkeyPatch) -> None:
@@ -116,7 +117,7 @@ def commit_again_when_the_roll_was_blocked(patch: pytest.MonkeyPatch) -> None:
         if self._snapshot is not None:
             self._tenure.roll(self._snapshot)
 
-    patch.setattr(loop_module.Commit, "__call__", call)
+    patch.setattr(commits.Commit, "__call__", call)
 
 
 def never_charge_a_crash(patch: pytest.MonkeyPatch) -> None:
@@ -128,7 +129,7 @@ def never_charge_a_crash(patch: pytest.MonkeyPatch) -> None:
 
 def charge_the_first_instead_of_the_running_one(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        decide_module, "_seq_at", lambda d, offset: decide_module._next_seq(d) if d.items or d.special >= 0 else None
+        reports, "_seq_at", lambda d, offset: reports._next_seq(d) if d.items or d.special >= 0 else None
     )
 
 

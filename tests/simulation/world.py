@@ -20,7 +20,7 @@ from routilux_mp._core.stimuli import (
     Submit,
 )  # fmt: skip
 from routilux_mp._core.topology import RoutineSpec
-from routilux_mp._supervisor import loop as loop_module
+from routilux_mp._supervisor import commits
 from routilux_mp._supervisor.live import LiveJob
 from routilux_mp._supervisor.loop import Loop
 from routilux_mp.backends.base import Event, JobInfo, Report
@@ -147,6 +147,7 @@ class World:
             on_print=lambda stream, text: None, documents=lambda live: lambda: (None, b""),
             workers_max=self.workers_max,
         )  # fmt: skip
+        self.loop.on_trouble = _reveal
         for plan in self.plans.values():
             shadow = self.audit.shadows.get(plan.job_id)
             if shadow is None or not shadow.job.is_terminal:
@@ -343,13 +344,18 @@ class World:
         return "\n".join(lines)
 
 
+def _reveal(live: LiveJob, error: Exception) -> None:
+    """A job is never given up quietly here."""
+    raise error
+
+
 def simulate(seed: int) -> Summary:
     """Run the world of this seed to its end."""
-    world, spill_every = World(seed), loop_module.SPILL_EVERY
-    loop_module.SPILL_EVERY = 1
+    world, spill_every = World(seed), commits.SPILL_EVERY
+    commits.SPILL_EVERY = 1
     try:
         return world.run()
     except AssertionError as error:
         raise Broken(f"seed {seed}: {error}") from error
     finally:
-        loop_module.SPILL_EVERY = spill_every
+        commits.SPILL_EVERY = spill_every

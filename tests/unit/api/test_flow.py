@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
+import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +25,7 @@ from routilux_mp import (
 )
 from routilux_mp._compile import compile_flow
 from routilux_mp._core.topology import ConnectionSpec, ErrorSpec, PolicySpec
-from routilux_mp.errors import NotSerializable
+from routilux_mp.errors import CheckpointDamaged, NotSerializable, SignatureInvalid, UsageError
 from routilux_mp.serilux import Serializable
 from routilux_mp.settings import Settings
 
@@ -271,8 +274,8 @@ def test_validate_tells_everything() -> None:
 
 def test_a_flow_that_cannot_travel_as_data_says_why() -> None:
     flow = Flow("closure")
-    routine = Routine()
-    routine.add_slot("trigger", handler=lambda: None)
+    routine, running = Routine(), (number for number in ())
+    routine.add_slot("trigger", handler=lambda: running)
     flow.add_routine(routine, "r")
     document = json.loads(compile_flow(flow, SETTINGS).flow_doc)
     assert document["portable"] is False
@@ -422,11 +425,29 @@ def test_methods_of_other_objects_are_refused_everywhere(place: str) -> None:
     )
 
 
-@pytest.mark.parametrize("function", [lambda: None, functools.partial(module_function, 1)], ids=["lambda", "partial"])
-def test_callables_without_a_name(function: Any) -> None:
+@pytest.mark.parametrize("function", [lambda: 7, functools.partial(int, "7")], ids=["lambda", "partial"])
+def test_callables_without_a_name_travel_as_signed_code(function: Any) -> None:
     routine = Routine()
     routine.add_slot("s", handler=function)
-    with pytest.raises(NotSerializable, match=r"Slot '.*\.s' cannot be serialized: .*by name"):
+    document = json.loads(json.dumps(routine.serialize()))
+    assert document["_slots"]["s"]["handler"]["kind"] == "code"
+    restored = Routine.deserialize(document).get_slot("s")
+    assert restored is not None
+    assert restored.handler is not None
+    assert restored.handler() == 7
+    text = document["_slots"]["s"]["handler"]["code"]
+    document["_slots"]["s"]["handler"]["code"] = text[:-8] + ("AAAAAAAA" if text[-8:] != "AAAAAAAA" else "BBBBBBBB")
+    with pytest.raises(SignatureInvalid):
+        Routine.deserialize(document)
+    document["_slots"]["s"]["handler"]["code"] = "not base 64"
+    with pytest.raises(CheckpointDamaged, match=r"Slot '.*\.s'"):
+        Routine.deserialize(document)
+
+
+def test_callables_that_cannot_be_sent_either() -> None:
+    routine, running = Routine(), (number for number in ())
+    routine.add_slot("s", handler=lambda: running)
+    with pytest.raises(NotSerializable, match=r"Slot '.*\.s' cannot be serialized: .*by name.*generator"):
         routine.serialize()
 
 
@@ -550,3 +571,24 @@ def test_from_dict() -> None:
 def test_from_dict_names_what_is_wrong(spec: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Flow.from_dict(spec)
+
+
+def test_a_flow_from_yaml(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """PyYAML is optional and not installed for the tests: a reader of its shape stands in for it."""
+    yaml = types.ModuleType("yaml")
+    yaml.YAMLError = ValueError  # type: ignore[attr-defined]
+    yaml.safe_load = json.loads  # type: ignore[attr-defined]  # JSON is YAML
+    monkeypatch.setitem(sys.modules, "yaml", yaml)
+    path = tmp_path / "flow.yaml"
+    path.write_text('{"flow_id": "y", "execution": {"max_workers": 2}}')
+    assert (Flow.from_yaml(path).flow_id, Flow.from_yaml(str(path)).max_workers) == ("y", 2)
+    assert Flow.from_yaml('{\n"flow_id": "z"}').flow_id == "z"
+    with pytest.raises(ValueError, match="the text is not YAML"):
+        Flow.from_yaml("{\n")
+    with pytest.raises(ValueError, match="must be a mapping, got list"):
+        Flow.from_yaml("[\n]")
+    with pytest.raises(ValueError, match="unknown key 'x'"):
+        Flow.from_yaml('{\n"x": 1}')
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(UsageError, match="pip install"):
+        Flow.from_yaml(path)

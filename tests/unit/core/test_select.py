@@ -181,3 +181,26 @@ def test_a_tick_for_nothing_changes_nothing() -> None:
     before = list(bench.log)
     bench.happen(Tick())
     assert bench.log == before
+
+
+def test_what_waits_for_the_end_of_everything_upstream_holds_nobody_up() -> None:
+    """Its slot cannot drain before that: a bound in front of it would only make everything slow."""
+    last = routine("b", policy=PolicySpec("upstream_done"), queue_max=2)
+    bench = OnBench(routine("a", workers=2), last, edges=CHAIN).submit(20)
+    bench.run(0, count=5, emits={0: 5})
+    first = bench.give(0, worker=1, count=5)
+    assert first is not None
+    assert wanted(bench.job, bench.now) == [0]
+    assert bench.give(0, worker=2, count=5), "although another one runs and the slot holds more than its bound"
+
+
+def test_every_report_of_a_generator_that_was_held_is_answered() -> None:
+    bench = OnBench(routine("a"), routine("b", queue_max=2), edges=CHAIN).submit(1)
+    work = bench.must_give(0)
+    effects = []
+    for cursor in range(3):
+        effects += bench.report(work, 0, emits={0: 2}, cursor=b"%d" % cursor, is_last=False)
+    for _ in range(2):
+        effects += bench.report(bench.must_give(1, worker=2, count=3))
+    assert sum(isinstance(e, GoOn) for e in effects) == 3
+    assert not bench.job.dispatches[work.dispatch].is_held

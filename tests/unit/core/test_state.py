@@ -123,3 +123,34 @@ def test_a_caller_writes_too() -> None:
     bench.happen(Annotate((set_to("k", 9),)))
     assert revoked(bench.report(work, ops=[set_to("k", 1)], reads=[K]))
     assert bench.job.state[""] == {"k": 9}
+
+
+def test_what_conflicts_again_holds_all_the_keys_it_ever_read() -> None:
+    """It goes another way the second time, and the first way the third: it cannot lose on either."""
+    bench = _two_workers()
+    mine, other = bench.must_give(0, worker=1, count=1), bench.must_give(0, worker=2, count=1)
+    bench.report(other, ops=[set_to("k", 1), set_to("m", 1)])
+    bench.report(mine, ops=[set_to("x", 1)], reads=[K])
+    again, other = bench.must_give(0, worker=1, count=1), bench.must_give(0, worker=2, count=1)
+    bench.report(other, ops=[set_to("m", 2)])
+    bench.report(again, ops=[set_to("x", 1)], reads=[("", "m")])
+    third, rival = bench.must_give(0, worker=1, count=1), bench.must_give(0, worker=2, count=1)
+    bench.report(rival, ops=[set_to("k", 3)])
+    assert bench.job.state[""]["k"] == 1, "the key of the first conflict is still held"
+    assert not revoked(bench.report(third, ops=[set_to("x", 1)], reads=[K]))
+
+
+def test_keys_that_were_written_long_ago_are_not_remembered() -> None:
+    bench = _two_workers()
+    bench.run(0, worker=2, count=1)
+    work = bench.must_give(0, worker=1, count=2)
+    for n in range(0, 20_000, 100):
+        bench.happen(Annotate(tuple(set_to(f"k{n + i}", i) for i in range(100))))
+        if n == 10_000:
+            assert len(bench.job.changed) == n + 100, "what runs was given the state of before: all of it matters"
+            assert not revoked(bench.report(work, 1, is_last=False))
+            assert revoked(bench.report(work, 1, ops=[set_to("x", 1)], reads=[("", "k5")])), "and is not forgotten"
+    assert len(bench.job.changed) < 10_000
+    late = bench.must_give(0, worker=2, count=1)
+    assert late.is_reset, "far behind: it is given everything"
+    assert len(late.state) == 20_000

@@ -340,7 +340,7 @@ def test_blobs_are_mapped_and_checked(store: Store) -> None:
     with pytest.raises(UsageError, match="blob names are used once"):
         tenure.put_blob("w1-1", [b"other"])
     with pytest.raises(CheckpointDamaged, match="not the one that the log names"):
-        blobs.map_blob(path, ref._replace(sha256=bytes(32)))
+        blobs.map_blob(path, ref._replace(crc32=ref.crc32 ^ 1))
     with pytest.raises(CheckpointDamaged, match="is missing"):
         blobs.map_blob(path + "x", ref)
     for bad in ("e0000001/../../format.json", "format.json", "e0000001/.."):

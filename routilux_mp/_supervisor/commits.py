@@ -1,0 +1,246 @@
+"""What goes to the disk, and what follows once it stands: commits, rolls, seals, views.
+
+Not here: where it runs (``committer``), how it is written (``_storage``). The rule it owns: a job has at most
+one commit or seal under way, and nothing of it is shown or closed before that has come back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from .._core.stimuli import Stands
+from .._storage.codec import encode_snapshot
+from ..errors import HandedOver, StorageBlocked, StorageError
+from .clock import Clock
+from .live import LiveJob, NullTenure, Tenure
+from .outputs import outputs_of, put_in_place
+
+if TYPE_CHECKING:
+    from .loop import Loop
+
+log = logging.getLogger(__name__)
+
+#: Makes (flow.json or None, job_state.json); called beside the loop, since it opens users' values.
+MakeViews = Callable[[], tuple[bytes | None, bytes]]
+#: Commits between two looks at the memory that queued payloads take.
+SPILL_EVERY = 32
+#: The views of a running job are written at most this often.
+VIEWS_INTERVAL_NS = 5_000_000_000
+_BLOCKED_AGAIN_NS = 200_000_000
+HOUSEKEEPING = "\0housekeeping"
+LAST_VIEWS = "\0last views"
+
+
+class Commits:
+    """Called by the loop, in its thread."""
+
+    def __init__(self, loop: Loop, documents: Callable[[LiveJob], MakeViews]) -> None:
+        self._loop = loop
+        self._documents = documents
+        self.last_views = 0  # of jobs that were handed over, on their way
+        #: Given up while something of them was under way: closed when it has come back.
+        self._abandoned: dict[str, LiveJob] = {}
+
+    def settle(self, now: int) -> None:
+        """Commit, publish and seal what can be."""
+        loop = self._loop
+        unsettled = loop.attention.unsettled
+        for job_id in list(unsettled):
+            live = loop.jobs.get(job_id)
+            if live is not None:
+                try:
+                    self._settle(live, now)
+                except Exception as error:  # one job's trouble is no other's
+                    live.has_come_back()  # nothing was submitted
+                    loop.give_up(live, error)
+            if live is None or not live.is_unsettled:
+                unsettled.pop(job_id, None)
+
+    def finished(self, key: str, error: BaseException | None, now: int) -> None:
+        """Something that was submitted has come back."""
+        loop = self._loop
+        if key in (HOUSEKEEPING, LAST_VIEWS):
+            if error is not None:
+                log.warning("work beside the commits failed", exc_info=error)
+            self.last_views -= key == LAST_VIEWS
+            return
+        abandoned = self._abandoned.pop(key, None)
+        if abandoned is not None:
+            abandoned.tenure.close()
+            return
+        live = loop.jobs.get(key)
+        if live is None:
+            return
+        loop.attention.touch(key)
+        if isinstance(error, StorageBlocked):
+            live.retry_at_ns = now + _BLOCKED_AGAIN_NS
+            if live.blocked is None:
+                log.warning("job %s is blocked: %s", key, error)
+                live.show_blocked((str(error), now))
+            return
+        if error is not None:
+            live.has_come_back()
+            loop.lose(live, error)
+            return
+        if isinstance(live.retry, Commit) and live.retry.has_rolled:
+            self._begin_epoch(live)
+        if live.blocked is not None:
+            live.show_blocked(None)
+        live.retry = None
+        if live.is_sealing:
+            self._finish(live)
+            return
+        assert live.in_flight is not None
+        number = live.in_flight
+        live.stands(number)
+        if live.is_confirming:
+            live.is_doubted = live.is_confirming = False
+        if loop.keeper is not None:
+            loop.keeper.stands(live, number)
+        loop.happen(live, Stands(number), now)
+
+    def let_go(self, live: LiveJob) -> None:
+        """The job has left the loop: its directory is closed, at the latest when nothing of it is under way."""
+        if live.is_under_way:
+            self._abandoned[live.job.job_id] = live
+        else:
+            live.tenure.close()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _settle(self, live: LiveJob, now: int) -> None:
+        committer = self._loop.committer
+        if live.is_sealing or live.in_flight is not None:
+            if live.retry is not None and live.blocked is not None and now >= live.retry_at_ns > 0:
+                live.retry_at_ns = 0
+                committer.submit(live.job.job_id, live.retry)
+            return
+        if live.records or live.is_doubted:
+            live.is_confirming = live.is_doubted
+            outputs = list(outputs_of(live.records))
+            number, frames = live.take_commit(now)
+            if number % SPILL_EVERY == 0:
+                live.spill(self._loop.settings.queue_memory_bytes_max)
+            tenure = live.tenure
+            snapshot: bytes | None = None
+            if tenure.should_roll(64 * live.job.pending_count() + 1024):
+                snapshot = encode_snapshot(live.job)
+            unused = live.unused_blobs() if snapshot is not None else []
+            live.retry = Commit(tenure, frames, snapshot, outputs, unused)
+            committer.submit(live.job.job_id, live.retry)
+        elif live.publish_if_quiet(now):
+            if live.job.is_terminal:
+                self._seal(live, "ended")
+            elif self._may_leave(live):
+                live.is_leaving = True
+                self._seal(live, "handover")
+            elif live.memory is None and self._wants_views(live, now):
+                committer.submit(HOUSEKEEPING, Views(live, self._documents(live), self._loop.clock))
+
+    def _seal(self, live: LiveJob, reason: Literal["handover", "ended"]) -> None:
+        live.is_sealing = True
+        live.retry = Seal(live.tenure, self._documents(live), reason)
+        self._loop.committer.submit(live.job.job_id, live.retry)
+
+    def _may_leave(self, live: LiveJob) -> bool:
+        """It was asked for, and nothing of the job runs. (Everything is durable when this is asked.)"""
+        is_offered = live.job.is_offered and live.job.status == "paused"
+        return (live.is_leaving or is_offered) and not live.job.dispatches and live.memory is None
+
+    def _wants_views(self, live: LiveJob, now: int) -> bool:
+        """The files that people open follow every change of status, and a busy job now and then."""
+        if live.is_writing_views:
+            return False
+        if live.view.status != live.shown_status:
+            return True
+        if live.view is live.shown_view:
+            return False
+        if now >= live.show_again_ns > 0:
+            return True
+        live.show_again_ns = live.show_again_ns or now + VIEWS_INTERVAL_NS
+        self._loop.attention.show_at(live.job.job_id, live.show_again_ns)
+        return False
+
+    def _begin_epoch(self, live: LiveJob) -> None:
+        """The job has rolled: its past is put away, and workers put blobs where this epoch keeps them."""
+        self._loop.committer.submit(HOUSEKEEPING, live.tenure.housekeep)
+        self._loop.feeding.introduce_anew(live)
+
+    def _finish(self, live: LiveJob) -> None:
+        """It is sealed."""
+        live.has_come_back()
+        if live.is_leaving and not live.job.is_terminal:
+            live.lose(HandedOver(f"job {live.job.job_id} was handed over; resume it to go on here"))
+            # After the SEAL: whoever waits for the job need not wait for what people look at.
+            self.last_views += 1
+            self._loop.committer.submit(LAST_VIEWS, Views(live, self._documents(live), self._loop.clock))
+        live.is_finished = True
+        self._loop.remove(live)
+        with live.changed:
+            live.changed.notify_all()
+
+
+class Commit:
+    """One commit, and the roll that may go with it; done over and over until nothing blocks it."""
+
+    def __init__(
+        self, tenure: Tenure, frames: list[bytes], snapshot: bytes | None, outputs: list[tuple[str, str]],
+        unused_blobs: list[str],
+    ) -> None:  # fmt: skip
+        self._tenure = tenure
+        self._frames: list[bytes] | None = frames
+        self._outputs = outputs
+        self._snapshot = snapshot
+        self._unused_blobs = unused_blobs
+        self.has_rolled = False
+
+    def __call__(self) -> None:
+        if self._frames is not None:
+            self._tenure.commit(self._frames)
+            self._frames = None  # it stands: a roll that is blocked must not commit it twice
+            put_in_place(self._outputs)  # before the roll: a successor looks for them behind the snapshot only
+        if self._snapshot is not None:
+            if self._unused_blobs:
+                self._tenure.release_blobs(self._unused_blobs)  # before the roll: the list goes with its snapshot
+                self._unused_blobs = []
+            self._tenure.roll(self._snapshot)
+            self.has_rolled = True
+
+
+class Seal:
+    """The end of a job, or of its time here: its views show it, then the epoch is sealed."""
+
+    def __init__(self, tenure: Tenure, make: MakeViews, reason: Literal["handover", "ended"]) -> None:
+        self._tenure = tenure
+        self._make = make
+        self._reason = reason
+
+    def __call__(self) -> None:
+        if not isinstance(self._tenure, NullTenure) and self._reason == "ended":
+            self._tenure.write_views(*self._make())
+        self._tenure.seal(self._reason)
+
+
+class Views:
+    """Writes the views of a running job, at most a hundredth of the time."""
+
+    def __init__(self, live: LiveJob, make: MakeViews, clock: Clock) -> None:
+        self._live = live
+        self._make = make
+        self._clock = clock
+        live.is_writing_views = True
+        live.shown_status, live.shown_view = live.view.status, live.view
+
+    def __call__(self) -> None:
+        live = self._live
+        begin = self._clock.monotonic_ns()
+        try:
+            live.tenure.write_views(*self._make())
+        except StorageError as error:
+            log.warning("the views of job %s could not be written: %s", live.job.job_id, error)
+        finally:
+            took = self._clock.monotonic_ns() - begin
+            live.show_again_ns = self._clock.now_ns() + max(VIEWS_INTERVAL_NS, 100 * took)
+            live.is_writing_views = False

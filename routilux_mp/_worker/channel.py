@@ -1,0 +1,60 @@
+"""What connects a worker with its supervisor, as the worker sees it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from .wire import Frames, decode, encode
+
+_READ_BYTES = 1 << 18
+
+
+class Channel(Protocol):
+    """The worker's end of what connects it with the supervisor."""
+
+    def read(self, *, wait: bool) -> Sequence[Any] | None:
+        """Messages that have come; waits for some if ``wait``. None: there will be no more."""
+
+    def send(self, message: Any) -> None:
+        """Send a message."""
+
+
+class SocketChannel:
+    """A worker process's end of its socket; threads may send."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._frames = Frames()
+        self._lock = threading.Lock()
+        self.before_waiting: Callable[[], None] = _nothing
+
+    def read(self, *, wait: bool) -> Sequence[Any] | None:
+        """See :class:`Channel`."""
+        if wait:
+            self.before_waiting()
+        try:
+            data = self._sock.recv(_READ_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return ()
+        except ConnectionError:
+            data = b""
+        if not data:
+            return None
+        return [decode(content) for content in self._frames.feed(data)]
+
+    def send(self, message: Any) -> None:
+        """See :class:`Channel`. Ends the process when nobody listens any more."""
+        data = encode(message)
+        with self._lock:
+            try:
+                self._sock.sendall(data)
+            except ConnectionError:
+                os._exit(1)
+
+
+def _nothing() -> None:
+    pass

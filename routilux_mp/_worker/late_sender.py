@@ -1,0 +1,42 @@
+"""The second thread of a worker: no finished activation waits for a slow neighbour."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from .transaction import HandedBack, Transaction
+
+
+class LateSender:
+    """A thread that sends what is finished while a slow handler runs. Made when it is first needed."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._wanted = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.is_awake = False
+
+    def wake(self) -> None:
+        """Something is finished and unsent while the handler goes on."""
+        if not self.is_awake:
+            self.arm()
+
+    def arm(self) -> None:
+        """Something is finished and unsent while the next activation begins."""
+        self.is_awake = True
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="routilux_mp-late-sender", daemon=True)
+            self._thread.start()
+        self._wanted.set()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            time.sleep(self._transaction.job.info.flush_ms / 1000)
+            self.is_awake = False  # before the look, so that whoever comes after it arms again
+            try:
+                self._transaction.flush_finished()
+            except HandedBack:
+                pass  # the main thread will find out
