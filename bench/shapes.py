@@ -248,8 +248,7 @@ def size(n: int, folder: str) -> None:
 def main() -> None:
     """Run the workload that the command line names."""
     workloads: dict[str, Callable[[int, str], None]] = {
-        f.__name__: f
-        for f in (hop, hop_reference, jobs, jobs_reference, arrays, array_queue, disk, stages, size)
+        f.__name__: f for f in (hop, hop_reference, jobs, jobs_reference, arrays, array_queue, disk, stages, size)
     }
     folder = tempfile.mkdtemp(prefix="bench-")
     try:

@@ -59,8 +59,10 @@ def run(script: str, *arguments: object, **environment: object) -> dict[str, Any
 
 def _environment(extra: dict[str, object]) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
+    # Compiled modules are kept, as they are for everybody who starts a program twice.
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **own,
         "PYTHONPATH": path,
         "BENCH_STARTED": repr(time.time()),
         **{name: str(value) for name, value in extra.items()},
@@ -100,6 +102,103 @@ def cpu(quick: bool) -> list[Row]:
         lambda: run("bare.py", "pool_cpu", n, BENCH_ITERATIONS=iterations),
     )
     return [_ratio("10 ms CPU items, 2 workers, durable", ours, "multiprocessing.Pool(2).imap", pool, 0.95)]
+
+
+def small(quick: bool) -> list[Row]:
+    """1 ms items on two workers."""
+    n, iterations = (500 if quick else 5000), calibrated(1)
+    ours, pool = in_turns(
+        1 if quick else 3,
+        lambda: run("ours.py", "cpu", n, BENCH_ITERATIONS=iterations),
+        lambda: run("bare.py", "pool_cpu", n, BENCH_ITERATIONS=iterations),
+    )
+    return [_ratio("1 ms CPU items, 2 workers, durable", ours, "multiprocessing.Pool(2).imap", pool, 0.95)]
+
+
+def stages(quick: bool) -> list[Row]:
+    """Stages of 1, 5 and 20 ms: workers="auto" against every sensible fixed number of workers."""
+    n, iterations = (60 if quick else 300), calibrated(1)
+    fixed = ("1,1,1", "1,1,2", "1,2,2") if quick else ("1,1,1", "1,1,2", "1,2,2", "2,2,2", "1,1,3")
+    figures = in_turns(
+        1 if quick else 3,
+        *(
+            lambda w=w: run("shapes.py", "stages", n, BENCH_ITERATIONS=iterations, BENCH_WORKERS=w)  # type: ignore[misc]
+            for w in ("auto,auto,auto", *fixed)
+        ),
+    )
+    best = max(range(len(fixed)), key=lambda i: figures[i + 1]["per_s"])
+    return [_ratio('stages of 1, 5, 20 ms, workers="auto"', figures[0], f"best of {len(fixed)} fixed: {fixed[best]}",
+                   figures[best + 1], 0.95)]  # fmt: skip
+
+
+def hop(quick: bool) -> list[Row]:
+    """The latency of one event in an idle system."""
+    n = 50 if quick else 200
+    ours, reference = in_turns(
+        1 if quick else 3,
+        lambda: run("shapes.py", "hop", n),
+        lambda: run("shapes.py", "hop_reference", n),
+    )
+    ratio = ours["us"] / reference["us"]
+    return [
+        Row(
+            "one event through one hop, idle, durable", f"{ours['us']:.0f} us",
+            f"{reference['us']:.0f} us pipe round trip + one commit", f"{ratio:.2f} x", "<= 2 x", ratio <= 2,
+        )
+    ]  # fmt: skip
+
+
+def jobs(quick: bool) -> list[Row]:
+    """Many small jobs, begun one after another by one caller."""
+    n = 100 if quick else 1000
+    ours, queue = in_turns(
+        1 if quick else 3,
+        lambda: run("shapes.py", "jobs", n),
+        lambda: run("shapes.py", "jobs_reference", n),
+    )
+    rate = ours["per_s"]
+    row = _ratio(f"{n:,} small jobs, durable", ours, "SQLite queue, a transaction per step", queue, 1.0)
+    return [row, Row("the same", f"{rate:,.0f}/s", "-", f"{rate:,.0f}/s", ">= 200/s", rate >= 200)]
+
+
+def arrays(quick: bool) -> list[Row]:
+    """Large arrays from one process to the next."""
+    rows = []
+    for label, size, n in (("10 MB", 10_000_000, 30), ("1 MB", 1_000_000, 200)):
+        count = n // 3 if quick else n
+        extra = {"BENCH_ARRAY_BYTES": size}
+        durable, volatile, queue, disk = in_turns(
+            1 if quick else 3,
+            lambda: run("shapes.py", "arrays", count, **extra),  # noqa: B023 - called at once
+            lambda: run("shapes.py", "arrays", count, BENCH_DURABILITY="none", **extra),  # noqa: B023
+            lambda: run("shapes.py", "array_queue", count, **extra),  # noqa: B023
+            lambda: run("shapes.py", "disk", count, **extra),  # noqa: B023
+        )
+        for what, ours, name, reference, goal in (
+            ('durability="none"', volatile, "multiprocessing.Queue", queue, 1.0),
+            ("durable", durable, "file + fsync", disk, 0.8),
+        ):
+            ratio = ours["mb_per_s"] / reference["mb_per_s"]
+            rows.append(
+                Row(
+                    f"{label} arrays, {what}", f"{ours['mb_per_s']:,.0f} MB/s",
+                    f"{reference['mb_per_s']:,.0f} MB/s {name}", f"{ratio:.2f} x", f">= {goal:g} x", ratio >= goal,
+                )
+            )  # fmt: skip
+    return rows
+
+
+def size(quick: bool) -> list[Row]:
+    """Bytes in the log per small activation."""
+    found = run("shapes.py", "size", 20_000 if quick else 200_000)["bytes"]
+    payload = 11  # {"x": {"i": 100000}} as it is encoded
+    limit = 1.5 * payload + 24
+    return [
+        Row(
+            "log bytes per small activation", f"{found:.1f}", f"{payload} of payload", f"{found / payload:.2f} x",
+            f"<= {limit:.0f}", found <= limit,
+        )
+    ]  # fmt: skip
 
 
 def scaling(quick: bool) -> list[Row]:
@@ -236,7 +335,8 @@ def _ratio(what: str, ours: dict[str, Any], other: str, reference: dict[str, Any
 
 
 FIGURES: dict[str, Callable[[bool], list[Row]]] = {
-    f.__name__: f for f in (chain, cpu, scaling, resume, cold, imports, backpressure)
+    f.__name__: f
+    for f in (chain, cpu, small, stages, hop, jobs, arrays, size, scaling, resume, cold, imports, backpressure)
 }
 
 

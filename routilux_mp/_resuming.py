@@ -65,11 +65,13 @@ def go_on_by_id(runtime: Runtime, job_id: str, flow: Flow | None, takeover: bool
     """See ``Runtime.resume_job``."""
     runtime._check_open()
     compiled = None if flow is None else compile_flow(flow, runtime.settings)
+    from ._supervisor.serving import document_of
+
     supervisor = runtime._supervisor()
     try:
         return runtime._state_of(supervisor.resume(compiled, job_id, takeover=takeover))
     except UnknownName:
-        data = supervisor.document_of(job_id) if compiled is not None else None
+        data = document_of(supervisor.store, job_id) if compiled is not None else None
         if compiled is None or data is None:
             raise
         state = JobState.deserialize(data)

@@ -35,7 +35,7 @@ class Settings:
     #: Emissions that may wait in one slot before the routines that feed it are held.
     slot_queue_max: int = 10_000
     #: Emissions in one batch at most.
-    batch_count_max: int = 256
+    batch_count_max: int = 1024
     #: Encoded size at which a worker closes a batch, bytes.
     batch_bytes_max: int = 32 * 1024
     #: Work that may lie in front of one worker, measured by its own past speed, milliseconds.
@@ -44,6 +44,8 @@ class Settings:
     flush_ms: float = 5.0
     #: Encoded payloads above this size go to a blob file, bytes.
     payload_inline_bytes_max: int = 256 * 1024
+    #: An encoded value of the state, a log entry, a cursor or parameters from outside; larger ones are refused, bytes.
+    value_bytes_max: int = 32 * 1024 * 1024
     #: Queued payloads kept in the supervisor's memory per job; above it they are read back from the log, bytes.
     queue_memory_bytes_max: int = 64 * 1024 * 1024
     #: Crashes after which an activation becomes a dead letter.

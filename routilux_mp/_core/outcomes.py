@@ -10,6 +10,7 @@ from .history import completes_entry
 from .job import DeadLetter, Dispatch, Group, Job, RoutineState, Run, Special
 from .queues import consume, extract, keep_cursor, release_in_order, route, take_runs
 from .records import Completed, Declined, Failed, Revived, Skipped, Taken
+from .release import is_in_order
 from .state import change_state
 
 
@@ -36,7 +37,7 @@ def completed(job: Job, record: Completed, commit: int, source: Dispatch | None)
             job.record_count += 1  # "completed" of the entry activation
     if record.ops:
         change_state(job, record.ops, commit, source)
-    if spec.is_ordered and spec.workers != 1:
+    if is_in_order(spec):
         release_in_order(job, number, ranges, record.partial, record.emits, commit)
     else:
         for emit in record.emits:
@@ -73,7 +74,7 @@ def failed(job: Job, record: Failed, commit: int, source: Dispatch | None) -> No
             job.dead_letters.append(DeadLetter(record.routine, seq, item, failure, record.time_ns, cursor))
     _count_failure(job, routine, record, seq)
     spec = job.topology.routines[record.routine]
-    if spec.is_ordered and spec.workers != 1 and action not in ("retry", "again", "stop"):
+    if is_in_order(spec) and action not in ("retry", "again", "stop"):
         release_in_order(job, record.routine, (seq, 1), -1, (), commit)
 
 
@@ -133,7 +134,7 @@ def skipped(job: Job, record: Skipped, commit: int, source: Dispatch | None) -> 
     consume(routine, record.seq, 1)
     spec = job.topology.routines[record.routine]
     job.framework[spec.routine_id] = {**job.framework.get(spec.routine_id, {}), "status": "skipped"}
-    if spec.is_ordered and spec.workers != 1:
+    if is_in_order(spec):
         release_in_order(job, record.routine, (record.seq, 1), -1, (), commit)
 
 

@@ -10,6 +10,7 @@ from collections import deque
 
 from .batch import Batch
 from .job import Dispatch, Group, Item, Job, RoutineState, Run, Special
+from .release import released
 from .stimuli import Emit
 
 
@@ -169,21 +170,8 @@ def release_in_order(
     job: Job, number: int, ranges: tuple[int, ...], partial: int, emits: tuple[Emit, ...], commit: int
 ) -> None:
     """``ordered=True``: emissions leave in the order of the inputs that caused them."""
-    routine = job.routines[number]
-    first = ranges[0] if ranges else partial
-    if first < routine.next_release:  # a dead letter that was revived: its place was given free long ago
-        for emit in emits:
-            route(job, number, emit, commit)
-        return
-    _, before = routine.held_emits.get(first, (0, ()))
-    routine.held_emits[first] = (sum(ranges[1::2]), before + emits)
-    while routine.next_release in routine.held_emits:
-        count, released = routine.held_emits.pop(routine.next_release)
-        for emit in released:
-            route(job, number, emit, commit)
-        if not count:
-            break  # it has committed a cursor and goes on
-        routine.next_release += count
+    for emit in released(job.routines[number], ranges, partial, emits):
+        route(job, number, emit, commit)
 
 
 def requeue(routine: RoutineState, items: deque[Item]) -> None:

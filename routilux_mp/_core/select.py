@@ -71,7 +71,10 @@ def _is_due(routine: RoutineState, now_ns: int) -> bool:
 
 
 def next_due_ns(job: Job, now_ns: int) -> int:
-    """When the next waiting retry is due, or the job's time is over; 0: never. One that is due already needs a worker, not a clock."""
+    """When the next waiting retry is due, or the job's time is over; 0: never.
+
+    What is due already needs a worker, not a clock.
+    """
     due = asking.next_due_ns(job, now_ns)
     if job.fails_at_ns > now_ns and job.status == "running" and (not due or job.fails_at_ns < due):
         due = job.fails_at_ns

@@ -134,6 +134,11 @@ def decode_batch(
     return items
 
 
+def is_plain_batch(data: bytes | memoryview) -> bool:
+    """Whether it holds neither objects nor large arrays: it is decoded as a whole, and quickly."""
+    return bool(data) and data[0] ^ _VERSION <= _HAS_MARKS
+
+
 def join_batches(batches: Sequence[tuple[int, bytes]]) -> bytes:
     """Several (count, data) for one place as one batch: items with objects are encoded, and signed, one by one."""
     pieces = [bytes([_VERSION | _IS_JOINED]), _COUNT.pack(len(batches))]

@@ -44,6 +44,7 @@ def create(place: Place, writer: Writer, flow_doc: bytes) -> Tenure:
         is_new = place.fs.make_dir(place.job_id, root)
     if not is_new and LogReader(place).file(1, 1) is not None:
         raise _exists(place)
+    _make_dirs_early(place)
     put_format(place)
     digest = put_open(place, writer, 1, 0, NO_PREDECESSOR)
     if digest is None:
@@ -55,6 +56,24 @@ def create(place: Place, writer: Writer, flow_doc: bytes) -> Tenure:
         tenure.close()
         raise
     return tenure
+
+
+def _make_dirs_early(place: Place) -> None:
+    """The directories of the first epoch, before the first fsync: it then brings them to the disk as well.
+
+    `put_open` finds them and makes sure of each; a journaling file system has nothing left to do for it.
+    """
+    with blocked(place.where(EPOCHS)):
+        job = place.open_plainly()
+        try:
+            place.fs.make_dir(EPOCHS, job)
+            epochs = place.fs.open_dir(EPOCHS, job)
+            try:
+                place.fs.make_dir(epoch_name(1), epochs)
+            finally:
+                let_go(place.fs, epochs)
+        finally:
+            let_go(place.fs, job)
 
 
 def take_over(

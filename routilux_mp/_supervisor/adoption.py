@@ -6,25 +6,22 @@ it becomes the first record of its log here, so that it can be replayed like any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._core.job import Job
 from .._core.plain import to_plain
-from .._core.stimuli import Adopt, StateOp
+from .._core.stimuli import Adopt
 from .._serialization.batch import encode_value
 from .._serialization.places import past_place
 from . import recovery
+from .compiled import CompiledFlow, Edits
 from .cut import read_engine
+from .entering import enter
 from .live import LiveJob
 
 if TYPE_CHECKING:
-    from .compiled import CompiledFlow
     from .handle import JobHandle
     from .supervisor import Supervisor
-
-#: What the caller changed in a document, as operations on the job that it tells of.
-Edits = Callable[[Job], Sequence[StateOp]]
 
 
 class Adoption(NamedTuple):
@@ -54,16 +51,17 @@ def adopt(supervisor: Supervisor, flow: CompiledFlow, adoption: Adoption) -> Job
     past = {name: list(rows) for name, rows in adoption.past.items()}
     job.record_count, job.log_count, job.sent_count = (len(past[n]) for n in ("history", "log", "outputs"))
     supervisor.start()
-    code = supervisor.load_code_of(flow)
+    code = supervisor.shipping.code_of(flow)
+    supervisor.shipping.load(code)
     stimulus = Adopt(
         flow.flow_id,
         to_plain(job),
         encode_value(past, supervisor.signer, past_place(job_id)),
-        supervisor.signed_code(job_id, code),
+        supervisor.shipping.signed(job_id, code),
         tuple(adoption.edits(job)),
     )
     tenure = supervisor.begin_tenure(job_id, flow.flow_doc)
-    supervisor.allow(flow, code)
+    supervisor.shipping.allow(flow, code)
     live = LiveJob(recovery.new_job(job_id, settings), tenure, code.code_id)
     live.sent_before, live.recorded_before = job.sent_count, job.record_count
-    return supervisor.enter(live, stimulus)
+    return enter(supervisor, live, stimulus)

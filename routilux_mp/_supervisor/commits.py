@@ -108,6 +108,12 @@ class Commits:
         else:
             live.tenure.close()
 
+    def close(self) -> None:
+        """Nothing is under way any more."""
+        for live in self._abandoned.values():
+            live.tenure.close()
+        self._abandoned.clear()
+
     # -- inside -------------------------------------------------------------------------------
 
     def _settle(self, live: LiveJob, now: int) -> None:

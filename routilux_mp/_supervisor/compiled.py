@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from .._core.job import Job
+from .._core.stimuli import StateOp
 from .._core.topology import Topology
+
+#: What the caller changed in a document, as operations on the job that it tells of.
+Edits = Callable[[Job], Sequence[StateOp]]
 
 
 class CompiledFlow(NamedTuple):

@@ -14,6 +14,7 @@ from .._core.records import Durable
 from .._core.stimuli import Annotate, Cancel, Close, Pause, Post, Resume, StateOp, Stimulus
 from .._core.view import JobView
 from .._serialization.batch import Unreadable, decode_batch, decode_value
+from .._serialization.limits import check_size
 from .._serialization.places import emission_place, slot_place
 from .._storage.codec import batches_of, decode_record
 from .._storage.reader import LogRef
@@ -25,11 +26,13 @@ from .live import LiveJob
 
 if TYPE_CHECKING:
     from .._storage.replay import JobLog
-    from .adoption import Edits
+    from .compiled import Edits
     from .supervisor import Supervisor
 
 #: In place of a version: there is nothing to write to any more.
 _ENDED = -1
+_ENDING = -2
+
 
 class JobHandle:
     """One job of this process: running here, or ended here."""
@@ -110,11 +113,21 @@ class JobHandle:
 
         Raises:
             RuntimeClosed: the job has ended, or its runtime; nothing was written.
+            EmissionNotSerializable: a value is larger than ``value_bytes_max``.
         """
+        for op in ops:
+            if isinstance(op.value, bytes):
+                where = f"state of routine '{op.scope}'" if op.scope else "shared data"
+                check_size(op.value, self._supervisor.settings.value_bytes_max, f"{where}, key '{op.key}'")
         self._tell(Annotate(tuple(ops)), settle=True)
 
     def post(self, routine: str, slot: str, params: dict[str, Any]) -> None:
-        """Put data into a slot from outside the flow; durable when it returns."""
+        """Put data into a slot from outside the flow; durable when it returns.
+
+        Raises:
+            ValueError: the flow has no such slot.
+            RuntimeClosed: the job has ended, or is ending; nothing was put anywhere.
+        """
         topology = self._live.job.topology
         number = topology.index_of(routine)
         if number is None:
@@ -134,8 +147,10 @@ class JobHandle:
         live = self._live
 
         def happen() -> int:
-            if type(stimulus) is Annotate and live.job.is_terminal:
+            if isinstance(stimulus, (Annotate, Post)) and live.job.is_terminal:
                 return _ENDED
+            if isinstance(stimulus, Post) and live.job.closing and live.job.closing[0] != "paused":
+                return _ENDING
             if self.job_id in loop.jobs:
                 loop.happen(live, stimulus, self._supervisor.clock.now_ns())
                 live.is_dirty = True
@@ -148,6 +163,8 @@ class JobHandle:
         if version == _ENDED:  # it did meanwhile: the caller's picture is to show that first
             self.wait(lambda v: v.is_terminal)
             raise RuntimeClosed(f"job '{self.job_id}' has ended")
+        if version == _ENDING:
+            raise RuntimeClosed(f"job '{self.job_id}' is ending: what is put into it now would never run")
         if settle and not live.view.is_terminal:
             self.wait(lambda v: v.version >= version or v.is_terminal)
         return True

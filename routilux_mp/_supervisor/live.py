@@ -17,6 +17,7 @@ from .._core.invariants import check
 from .._core.job import Group, Job
 from .._core.outstanding import needed_batches
 from .._core.records import Completed, Durable, Failed, Submitted
+from .._core.release import is_in_order, is_needed_for_order
 from .._core.step import step
 from .._core.stimuli import Stimulus
 from .._core.view import JobView, view_of
@@ -133,7 +134,11 @@ def _is_wanted(job: Job, record: Durable) -> bool:
     """Kept for as long as the job is: it carries results, log entries, or the flow itself."""
     if isinstance(record, Submitted):
         return True
-    routes = job.topology.routes
+    topology, routes = job.topology, job.topology.routes
+    for number, spec in enumerate(topology.routines):
+        if is_in_order(spec) and is_needed_for_order(record, number):
+            if any((number, event) not in routes for event in range(len(spec.events))):
+                return True  # its results are read in the order of its inputs
     return _has_log(record) or (
         isinstance(record, Completed) and any((record.routine, e.event) not in routes for e in record.emits)
     )
@@ -187,7 +192,6 @@ class LiveJob:
         self.shown_status = "running"  # in job_state.json
         self.shown_view: JobView | None = None
         self.show_again_ns = 0
-        self.execution_deadline_ns = 0
         self.view: JobView = view_of(job, 0)
         self.changed = threading.Condition()
         self._position = (0, 0)  # where the commit that was taken last goes

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .._core import policy, select
 from .._core.effects import Effect, Ended, GoOn, Kill, Revoke, Unreadable, Work
-from .._core.stimuli import Fail, Stimulus, Tick
+from .._core.stimuli import Stimulus, Tick
 from ..backends.base import Backend, CodeReady, CodeRefused, Died, Event, Forget, Printed, Report, Started
 from ..errors import (
     BackendError,
@@ -122,7 +122,6 @@ class Loop:
         self.attention.touch(job_id)
         due_ns = _earliest(
             select.next_due_ns(live.job, now), policy.next_due_ns(live.job, now), _grace_ends(live, now),
-            live.execution_deadline_ns,
             live.job.ends_after_ns if live.job.ends_after_ns > now else 0,
             live.rests_until_ns if live.rests_until_ns > now else 0,
         )  # fmt: skip
@@ -274,12 +273,7 @@ class Loop:
     def _timers(self, now: int) -> None:
         for job_id in self.attention.take_due(now):
             live = self.jobs.get(job_id)
-            if live is None:
-                continue
-            if live.execution_deadline_ns and live.execution_deadline_ns <= now:
-                live.execution_deadline_ns = 0
-                self.happen(live, Fail("execution_timeout is over"), now)
-            else:
+            if live is not None:
                 self.happen(live, Tick(), now)
         self.staff.turn(now)
 

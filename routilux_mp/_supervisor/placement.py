@@ -17,8 +17,8 @@ AHEAD_COUNT_MAX = 4096
 class WorkerSlot:
     """One worker process, from the request to start it until its death is known."""
 
-    __slots__ = ("code_id", "handed_back", "idle_since_ns", "introduced", "is_leaving", "is_started", "is_yielding", "last_dispatch",
-                 "limit_s", "load", "outstanding", "pid", "routine", "worker")  # fmt: skip
+    __slots__ = ("code_id", "handed_back", "idle_since_ns", "introduced", "is_leaving", "is_started", "is_yielding",
+                 "last_dispatch", "limit_s", "load", "outstanding", "pid", "routine", "worker")  # fmt: skip
 
     def __init__(self, worker: int, code_id: str, routine: str, now_ns: int) -> None:
         self.worker = worker

@@ -73,8 +73,9 @@ def fold(
         try:
             record = decode_record(data, tuple(ref))  # type: ignore[arg-type]
             apply(job, record)
-        except (AssertionError, IndexError, KeyError) as error:
-            raise CheckpointDamaged(f"job {log.job_id}: the record at {tuple(ref)} does not fit what precedes it") from error
+        except (AssertionError, IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
+            text = f"job {log.job_id}: the record at {tuple(ref)} does not fit what precedes it"
+            raise CheckpointDamaged(text) from error
         if outputs is not None:
             outputs += outputs_of((record,))
     if job.status == "pending":
@@ -105,7 +106,8 @@ def check_same_flow(job: Job, topology: Topology) -> None:
     for spec in old.routines:
         mine = new.get(spec.routine_id)
         if mine is None:
-            raise FlowMismatch(f"Routine '{spec.routine_id}' of job {job.job_id} not found in flow '{topology.flow_id}'")
+            text = f"Routine '{spec.routine_id}' of job {job.job_id} not found in flow '{topology.flow_id}'"
+            raise FlowMismatch(text)
         for kind, before, now in (("Slot", spec.slots, mine.slots), ("Event", spec.events, mine.events)):
             gone = sorted(set(before) - set(now))
             if gone:

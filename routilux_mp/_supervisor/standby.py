@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from .._storage.glance import Glance
@@ -20,6 +20,7 @@ from .._storage.lease import Sign
 from .._storage.owner import OwnerInfo
 from .._storage.watch import Watch
 from ..errors import CheckpointDamaged, Fenced, JobOwned, RoutiluxError, StorageError
+from . import entering
 from .owners import Owners
 from .wakeup import Wakeup
 
@@ -132,7 +133,9 @@ class Standby:
         offered = {job_id for sign in signs for job_id in sign.offered}
         mine = self._supervisor.loop.jobs
         free: list[Found] = []
-        for job_id in self._supervisor.store.job_ids():
+        job_ids = self._supervisor.store.job_ids()
+        self._forget_deleted(job_ids)
+        for job_id in job_ids:
             if job_id in self._ended or job_id in mine or job_id in self._taking:
                 continue
             owner = listed.get(job_id)
@@ -163,6 +166,15 @@ class Standby:
                 listed.update(dict.fromkeys(sign.jobs - sign.offered, owner))
         self._wakeup.watch_processes(watched)
         return listed
+
+    def _forget_deleted(self, job_ids: Collection[str]) -> None:
+        """What is known of a job goes with its directory: a root is cleaned up, and a standby lives for months."""
+        there = set(job_ids)
+        for known in (self._ended, self._preloaded):
+            known &= there
+        for notes in (self._parked, self._said, self._sealed_since):
+            for job_id in [job_id for job_id in notes if job_id not in there and job_id]:
+                notes.pop(job_id)
 
     def _forget_gone(self, signs: list[Sign]) -> None:
         """Heartbeats of owners that are gone for good need not be read for ever."""
@@ -248,14 +260,14 @@ class Standby:
 
     def _take(self, found: Found) -> None:
         try:
-            self._results.append((found, self._supervisor.adopt(found.job_id, self._flow_of)))
+            self._results.append((found, entering.adopt(self._supervisor, found.job_id, self._flow_of)))
         except RoutiluxError as error:
             self._results.append((found, error))
         self._wakeup.set()
 
     def _preload(self, job_id: str) -> None:
         try:
-            self._supervisor.preload(job_id, self._flow_of)
+            entering.preload(self._supervisor, job_id, self._flow_of)
             self._results.append((job_id, "loaded"))
         except RoutiluxError as error:
             self._results.append((job_id, error))
@@ -317,6 +329,7 @@ class Standby:
 
     def _end(self, job_id: str) -> None:
         self._ended.add(job_id)
+        self._preloaded.discard(job_id)  # there is room for another one's code
         for known in (self._parked, self._said, self._sealed_since):
             known.pop(job_id, None)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from .._storage.control import Answer, Control, Request
 from .._storage.lease import BEATS_PER_LEASE, Heartbeat, boot_time_s
 from .._storage.watch import Watch
-from ..errors import CheckpointDamaged, StorageError
+from ..errors import CheckpointDamaged, RoutiluxError
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Vigil:
         self._offered = {j: t for j, t in list(self._offered.items()) if time.monotonic() - t < _OFFERED_S}
         try:
             heartbeat.beat(list(self._kept), offered=self._offered, blocked=self._blocked, is_leaving=is_leaving)
-        except OSError as error:
+        except (RoutiluxError, OSError) as error:
             log.warning("heartbeat not written: %s", error)
         else:
             if self._deadline_s and began > self._deadline_s:
@@ -197,10 +197,17 @@ class Vigil:
                     control.put_answer(Answer(request_id, not reason, reason))
                 elif takes and not kept.job.has_answered(request_id):
                     self._hear(job_id, request_id, control)
-        except (StorageError, OSError) as error:
+        except (RoutiluxError, OSError) as error:  # whatever it is: without this thread no job is kept
             log.debug("requests of job %s not read: %s", job_id, error)
         if not takes:
             self._controls.pop(job_id, None)
+        try:
+            self._watch_or_not(job_id, kept, takes)
+        except (RoutiluxError, OSError) as error:
+            log.debug("job %s is not watched, only looked at: %s", job_id, error)
+
+    def _watch_or_not(self, job_id: str, kept: Kept, takes: bool) -> None:
+        """A few jobs that last are watched; the others are looked at only."""
         if takes and self._watch is None and time.monotonic() - kept.since_s > _WATCH_AFTER_S:
             self._watch = Watch(self._store.path, self.look_now, self._poll_s)
         if self._watch is not None:
@@ -229,5 +236,8 @@ class Vigil:
         if self._offered:
             # It stays, for those who do not see the SEALs yet; it is swept a day later.
             self._beat(heartbeat, is_leaving=True)
-        else:
+            return
+        try:
             heartbeat.remove()
+        except (RoutiluxError, OSError) as error:
+            log.debug("heartbeat not removed: %s", error)

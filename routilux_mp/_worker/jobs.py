@@ -13,7 +13,8 @@ from .._core.batch import Batch
 from .._core.effects import Part, Work
 from .._core.stimuli import StateOp
 from .._core.topology import RoutineSpec, Topology
-from .._serialization.batch import Unreadable, decode_batch, decode_value, encode_value
+from .._serialization.batch import Unreadable, decode_batch, decode_value, encode_value, is_plain_batch
+from .._serialization.limits import check_size
 from .._serialization.places import (
     cursor_place,
     emission_place,
@@ -24,7 +25,7 @@ from .._serialization.places import (
     state_place,
 )  # fmt: skip
 from .._serialization.signing import Signer
-from ..errors import EmissionNotSerializable, UnknownName
+from ..errors import CheckpointDamaged, EmissionNotSerializable, UnknownName
 from .batches import Item
 from .invoke import IMMEDIATE, Call, LogicCall, logic_call, map_keys, only_parameter, slot_call
 from .notes import SHARED
@@ -56,6 +57,7 @@ class JobHere:
         self._workers = {spec.routine_id: spec.workers for spec in self.topology.routines}
         self.signer = Signer(info.keys) if info.keys else None
         self._payloads = PayloadReader(info.blob_dir)
+        self._parted: _Parted | None = None
         self.past = LogOnDisk(self)
         self.update(info)
 
@@ -97,24 +99,29 @@ class JobHere:
         """
         assert part.batch.data is not None, "the supervisor sends the bytes along"
         data = self._payloads.open(part.batch.data)
-        return decode_batch(data, self.signer, routine.origin_of(part), part.start, part.count)
+        place = routine.origin_of(part)
+        if part.count == part.batch.count or not is_plain_batch(data):
+            return decode_batch(data, self.signer, place, part.start, part.count)
+        # Slow activations get a batch in many small parts: it is decoded once for those that follow each other.
+        last = self._parted
+        if last is None or last.data != data or last.place != place or part.start < last.given:
+            last = self._parted = _Parted(data, place, decode_batch(data, self.signer, place))
+        last.given = part.start + part.count
+        items = last.items[part.start : last.given]
+        if len(items) != part.count:
+            raise CheckpointDamaged(f"the batch has {len(last.items)} items, {last.given} were asked for")
+        return items
 
     def encode_cursor(self, routine: RoutineHere, cursor: Any) -> bytes:
         """A cursor as bytes."""
-        try:
-            return encode_value(cursor, self.signer, routine.cursor_place)
-        except EmissionNotSerializable as error:
-            raise EmissionNotSerializable(f"Routine '{routine.routine_id}', cursor: {error}") from error
+        return self._encode_at(cursor, routine.cursor_place, f"Routine '{routine.routine_id}', cursor")
 
     # -- the codec of the state (see ``state.ValueCodec``) ---------------------------------------
 
     def encode_state(self, scope: str, key: str, value: Any) -> bytes:
         """A value of the shared state as bytes."""
-        try:
-            return encode_value(value, self.signer, state_place(self.info.job_id, scope, key))
-        except EmissionNotSerializable as error:
-            where = f"state of routine '{scope}'" if scope else "shared data"
-            raise EmissionNotSerializable(f"{where}, key '{key}': {error}") from error
+        where = f"state of routine '{scope}'" if scope else "shared data"
+        return self._encode_at(value, state_place(self.info.job_id, scope, key), f"{where}, key '{key}'")
 
     def decode_state(self, scope: str, key: str, data: bytes) -> Any:
         """The value again."""
@@ -158,9 +165,21 @@ class JobHere:
 
     def _encode_at(self, value: Any, place: bytes, where: str) -> bytes:
         try:
-            return encode_value(value, self.signer, place)
+            data = encode_value(value, self.signer, place)
         except EmissionNotSerializable as error:
             raise EmissionNotSerializable(f"{where}: {error}") from error
+        check_size(data, self.info.value_bytes_max, where)
+        return data
+
+
+class _Parted:
+    """A batch that is given out in parts. What a handler has had may have been changed: none is given twice."""
+
+    def __init__(self, data: bytes | memoryview, place: bytes, items: list[Any]) -> None:
+        self.data = data
+        self.place = place
+        self.items = items
+        self.given = 0
 
 
 class RoutineHere:

@@ -110,7 +110,8 @@ class Notes:
 
     def add_op(self, op: StateOp) -> None:
         """An operation of the worker's own."""
-        if not (isinstance(op.scope, str) and isinstance(op.key, str)):
+        names: tuple[Any, ...] = (op.scope, op.key)  # handlers may pass anything
+        if not all(isinstance(name, str) for name in names):
             raise TypeError(f"names and reasons are strings, got {op.scope!r} and {op.key!r}")
         self.is_touched = True
         self._ops.append(op)

@@ -6,11 +6,13 @@ Used by whoever holds the records: the supervisor's handles, readers of a direct
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from .._core.batch import Batch
 from .._core.history import HistoryFold
 from .._core.records import Adopted, Completed, Durable, Resumed, Submitted
+from .._core.release import ReleasedLater, is_in_order
 from .._core.stimuli import Emit, StateOp
 from .._core.topology import Topology
 from .._serialization.places import emission_place, log_place, output_place, past_place, slot_place
@@ -80,16 +82,17 @@ def results_of(
     job_id: str, topology: Topology, routine: int, event: int, records: Iterable[Durable], decode: Decode,
     decode_value: DecodeValue,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Every emission of one event, exactly once, in commit order."""
+    """Every emission of one event, exactly once, in commit order; of an ordered routine in the order of its inputs."""
     spec = topology.routines[routine]
+    emits_of = ReleasedLater(routine).feed if is_in_order(spec) else partial(_emits_of, routine)
     place = emission_place(job_id, spec.routine_id, spec.events[event])
     for record in records:
         if isinstance(record, Adopted):
             for row in past_of(job_id, record, decode_value)["history"]:
                 if (row[0], row[1]) == (spec.routine_id, spec.events[event]):
                     yield row[2]
-        for source, emit in _emits_of(record):
-            if (source, emit.event) == (routine, event):
+        for emit in emits_of(record):
+            if emit.event == event:
                 yield from decode(emit.batch, place)
 
 
@@ -120,11 +123,11 @@ def outputs_of(job_id: str, records: Iterable[Durable], decode_value: DecodeValu
             yield OutputItem(op.scope, op.key, data, record.time_ns)
 
 
-def _emits_of(record: Durable) -> Iterator[tuple[int, Emit]]:
-    if isinstance(record, Completed):
-        yield from ((record.routine, emit) for emit in record.emits)
+def _emits_of(routine: int, record: Durable) -> Iterator[Emit]:
+    if isinstance(record, Completed) and record.routine == routine:
+        yield from record.emits
     elif isinstance(record, Resumed):
-        yield from record.deferred
+        yield from (emit for source, emit in record.deferred if source == routine)
 
 
 def _ops_of(record: Durable, kind: str) -> Iterator[StateOp]:

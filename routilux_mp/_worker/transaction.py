@@ -322,6 +322,9 @@ class Transaction:
 
     def _take_state(self) -> None:
         ops, reads = self.routine.take_state()
+        size = sum(len(op.value) for op in ops if isinstance(op.value, bytes))
+        if size > self.job.info.batch_bytes_max:
+            self.deadline_ns = 0  # it goes with a commit of its own, as far as that lies with this worker
         ops += [StateOp("output", "", "", pair) for pair in self._outputs]
         self._outputs = []
         if reads:

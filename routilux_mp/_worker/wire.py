@@ -31,10 +31,11 @@ class JobInfo(NamedTuple):
     topology: Mapping[str, Any]  # Topology.to_plain()
     blob_dir: str | None = None  # where payloads too big for a message go; None: nowhere, they travel inline
     keys: tuple[bytes, ...] = ()  # Signer.keys; empty: objects can neither be signed nor read
-    batch_count_max: int = 256
+    batch_count_max: int = 1024
     batch_bytes_max: int = 32 * 1024
     flush_ms: float = 5.0
     payload_inline_bytes_max: int = 256 * 1024
+    value_bytes_max: int = 32 * 1024 * 1024
     is_durable: bool = True  # what goes to ``blob_dir`` is kept; else it may travel inline when there is no room
 
 

@@ -7,6 +7,7 @@ without a deadlock), and what a worker said before it died is reported before it
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import selectors
@@ -25,6 +26,8 @@ from ..errors import BackendError
 from ._pipe import Pipe
 from ._spawn import spawn_python
 from .base import Code, CodeReady, CodeRefused, Died, Event, Exit, Message, Printed, Report, Started
+
+log = logging.getLogger(__name__)
 
 #: Loads during which the nursery may die before the code is taken to be the reason.
 _LOADS_MAX = 2
@@ -76,6 +79,8 @@ class LocalBackend:
         self._check_open()
         if self._nursery is None:
             self._start_nursery()
+            for code in self._codes.values():
+                self._load(code)
 
     def load(self, code: Code) -> None:
         """Have the nursery load the code; answered by ``CodeReady`` or ``CodeRefused``."""
@@ -92,7 +97,12 @@ class LocalBackend:
         if worker in self._workers or worker in self._ended:
             raise BackendError(f"worker number {worker} has been used before")
         ours, theirs = socket.socketpair()
-        page_fd = make_page_fd()
+        try:
+            page_fd = make_page_fd()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         started = self._workers[worker] = _Worker(worker, ours, page_fd, self._selector)
         started.page.set_lease(self._lease_ns)
         # The descriptors are duplicated into the message, so that sending them is what closes them here.
@@ -205,6 +215,7 @@ class LocalBackend:
                 case "refused":
                     self._code_answered(arguments[0])
                     self._codes.pop(arguments[0], None)
+                    self._announced.discard(arguments[0])
                     self._events.append(CodeRefused(*arguments))
                 case "started":
                     number, pid = arguments
@@ -239,8 +250,16 @@ class LocalBackend:
     # -- the nursery ----------------------------------------------------------------------------
 
     def _start_nursery(self) -> None:
-        ours, theirs = socket.socketpair()
-        alive_read, self._alive_fd = os.pipe()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise BackendError(f"the process that starts workers cannot be started: {error}") from error
+        try:
+            alive_read, self._alive_fd = os.pipe()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            raise BackendError(f"the process that starts workers cannot be started: {error}") from error
         fds = (theirs.fileno(), alive_read)
         arguments = (*fds, os.getpid(), self._shared)
         statement = f"__import__('routilux_mp.backends.nursery', fromlist=['main']).main(*{arguments!r})"
@@ -280,11 +299,13 @@ class LocalBackend:
         if loading and self._loads[loading[0]] >= _LOADS_MAX:
             code_id = loading[0]
             del self._codes[code_id]
+            self._announced.discard(code_id)
             self._events.append(CodeRefused(code_id, f"the process that loaded the code {how}"))
         if self._codes:
-            self._start_nursery()
-            for code in self._codes.values():
-                self._load(code)
+            try:
+                self.prepare()
+            except BackendError as error:
+                log.error("%s; it is tried again when a worker is started", error)
 
     def _end_nursery(self) -> str:
         """Make sure that it is dead, and say how it ended."""

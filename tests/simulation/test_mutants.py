@@ -15,8 +15,8 @@ from routilux_mp._core import consequences, outcomes, plain, policy, queues, rec
 from routilux_mp._core import decide as decide_module
 from routilux_mp._core import stimuli as st
 from routilux_mp._core.job import Job
-from routilux_mp._supervisor import live as live_module
 from routilux_mp._supervisor import commits
+from routilux_mp._supervisor import live as live_module
 from tests.simulation import world as world_module
 from tests.simulation.audit import Broken
 from tests.simulation.world import simulate
@@ -80,6 +80,13 @@ def never_see_a_conflict(patch: pytest.MonkeyPatch) -> None:
 
 def hand_nothing_back_after_a_failure(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reports, "_hand_back", lambda job, worker: iter(()))
+
+
+def charge_what_could_not_be_read(patch: pytest.MonkeyPatch) -> None:
+    def charge(job: Job, d: Any, failure: st.Failure, now: int) -> Iterator[Any]:
+        return reports._failure(job, d, reports._next_seq(d), failure, now)
+
+    patch.setattr(reports, "_rest", charge)
 
 
 def never_lift_the_bound(patch: pytest.MonkeyPatch) -> None:
@@ -183,6 +190,7 @@ MUTANTS: list[Patch] = [
     release_out_of_order,
     never_see_a_conflict,
     hand_nothing_back_after_a_failure,
+    charge_what_could_not_be_read,
     never_lift_the_bound,
     ignore_the_bound,
     aggregate_before_the_retries_are_done,

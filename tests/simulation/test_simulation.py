@@ -44,5 +44,6 @@ def test_everything_that_can_happen_does() -> None:
         "tolerate", "stop", "dead", "dead_stop", "conflict", "cursor", "held", "bound lifted", "worker killed",
         "worker lost", "supervisor died", "handed over", "disk full", "outcome unknown", "readopted", "rolls",
         "spilled", "repeated", "Answered", "Revived", "Skipped", "asked again", "blob released",
+        "unreadable", "unreadable for good",
     ):  # fmt: skip
         assert seen[what], f"{what} never happened"

@@ -152,13 +152,18 @@ class SimWorker:
         elif c.end == "poison":
             self.die(is_blameless=False, detail="poison")
         else:
-            self.fail(c)
+            self.fail(c, Failure("error", "Flaw", c.end, "", c.end != "fatal"))
         if self.current is c and c.done and self.rng.random() < 0.2:
             self.report(c)  # what is finished may be sent at any time
 
     def begin_activation(self, c: Current) -> None:
         if c.index:
             c.attempt, c.resume = 1, None
+        if self.rng.random() < self.world.unreadable_chance:
+            is_lasting = self.rng.random() < 0.2
+            self.world.summary.seen["unreadable for good" if is_lasting else "unreadable"] += 1
+            self.fail(c, Failure("storage", "CheckpointDamaged", "unreadable", "", not is_lasting))
+            return
         self.page = (c.work.dispatch, c.index, self.world.clock.now)
         performance = (c.job_id, c.work.routine, c.seqs[c.index], c.attempt, c.resume)
         self.world.audit.begins(performance, c.work.dispatch)
@@ -223,8 +228,7 @@ class SimWorker:
         self.report(c, is_last=True)
         self.current = None
 
-    def fail(self, c: Current) -> None:
-        failure = Failure("error", "Flaw", c.end, "", c.end != "fatal")
+    def fail(self, c: Current, failure: Failure) -> None:
         c.is_running = False
         self.page = (0, -1, 0)
         self.report(c, is_last=True, failure=failure)

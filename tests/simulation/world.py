@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from routilux_mp._core.batch import Batch
+from routilux_mp._core.clocks import take_over
 from routilux_mp._core.job import Job
 from routilux_mp._core.stimuli import (
     Close,
@@ -93,6 +94,8 @@ class World:
         self.workers_max = rng.choice((1, 2, 3, 4, 8))
         self.troubles = draw_troubles(rng)
         self.requests = 0
+        #: How often the input of an activation cannot be read; now and then for good, until somebody takes the job over.
+        self.unreadable_chance = rng.choice((0.0, 0.0, 0.0, 0.03))
 
     # -- looking things up --------------------------------------------------------------------
 
@@ -171,6 +174,7 @@ class World:
             stimulus = Submit(plan.flow.topology.flow_id, plan.flow.topology.to_plain(), 0, 0, batch)
         else:
             self.compare("recovered", job, shadow.job, plan.job_id)
+            take_over(job, self.clock.now)
         plan.is_begun = True
         self.loop.add(LiveJob(job, SimTenure(self.disk, plan.job_id, epoch), plan.flow.topology.flow_id), stimulus)
 

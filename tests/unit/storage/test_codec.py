@@ -28,7 +28,7 @@ OPS = (
     StateOp("output", "", "", ("/data/.x.part", "/data/x")),
 )  # fmt: skip
 RECORDS: list[rec.Durable] = [
-    rec.Submitted(1, "f", TOPOLOGY, 0, 1, Batch(2, b"ab"), b"meta", (b"code",), OPS),
+    rec.Submitted(1, "f", TOPOLOGY, 0, 1, Batch(2, b"ab"), b"meta", (b"code",), OPS, 7),
     rec.Submitted(1, "f", TOPOLOGY, 0, 0, None),
     rec.Completed(2, 1, (0, 3, 7, 1), (Emit(0, Batch(3, b"xyz")), Emit(1, Batch(1, b""))), OPS, 8, b"cursor"),
     rec.Completed(2, 1, ()),
@@ -48,6 +48,7 @@ RECORDS: list[rec.Durable] = [
     rec.Skipped(15, 1, 3),
     rec.Declined(16, 1),
     rec.Adopted(17, "f", {"v": 1}, b"past", (b"code",)),
+    rec.Postponed(18, 99),
     rec.Declined(16, 1),
     rec.Resumed(9, ((0, Emit(1, Batch(1, b"later"))),)),
     rec.Adopted(17, "f", {"topology": TOPOLOGY}, b"past", (b"code",)),

@@ -1,0 +1,75 @@
+"""What a supervisor's loop, workers and documents are made from: which backend, what workers are told, the views.
+
+Nothing is kept here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .._storage.layout import BLOBS, epoch_name
+from .._storage.log import Tenure as DurableTenure
+from ..backends.base import Backend, JobInfo
+from .commits import MakeViews
+from .live import LiveJob
+
+if TYPE_CHECKING:
+    from .._storage.store import Store
+    from .handle import JobHandle
+    from .supervisor import Supervisor
+
+
+def make_backend(name: str) -> Backend:
+    """The backend of this name, its nursery on its way."""
+    if name == "inline":
+        from ..backends.inline import InlineBackend
+
+        return InlineBackend()
+    from ..backends.local import LocalBackend
+
+    backend = LocalBackend()
+    backend.prepare()
+    return backend
+
+
+def info_of(supervisor: Supervisor, live: LiveJob) -> JobInfo:
+    """Everything that a worker must know of a job."""
+    s = supervisor.settings
+    return JobInfo(
+        live.job.job_id, live.code_id, live.job.topology.flow_id, live.job.topology.to_plain(),
+        _blob_dir(supervisor.store, live), supervisor.signer.keys, s.batch_count_max, s.batch_bytes_max, s.flush_ms,
+        s.payload_inline_bytes_max, s.value_bytes_max, supervisor.is_durable,
+    )  # fmt: skip
+
+
+def documents_of(live: LiveJob, describe: Callable[[JobHandle], bytes] | None) -> MakeViews:
+    """What makes the views of a job; it opens users' values, so it never runs in the loop."""
+    handle = live.handle
+
+    def make() -> tuple[bytes | None, bytes]:
+        if describe is not None and handle is not None:
+            return None, describe(handle)  # flow.json is there since the job began
+        view = live.view
+        return None, json.dumps({"_type": "JobState", "job_id": view.job_id, "status": view.status}).encode()
+
+    return make
+
+
+def document_of(store: Store, job_id: str) -> dict[str, Any] | None:
+    """The JobState document of a job that only has its documents here; None if it has a log, or nothing."""
+    if not store.has_only_views(job_id):
+        return None
+    _, state = store.read_views(job_id)
+    document = None if state is None else json.loads(state)
+    return document if isinstance(document, dict) else None
+
+
+def _blob_dir(store: Store, live: LiveJob) -> str | None:
+    if live.memory is not None and live.memory.shared_dir is not None:
+        return f"{live.memory.shared_dir}/{BLOBS}/{epoch_name(1)}"
+    if not isinstance(live.tenure, DurableTenure):
+        return None
+    # Most jobs have no blobs: the first worker that writes one makes the directory.
+    return f"{store.view_paths(live.job.job_id).blobs}/{epoch_name(live.tenure.epoch)}"
