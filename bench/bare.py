@@ -77,12 +77,22 @@ def pool_cold(n: int) -> None:
         report(seconds=time.time() - started())
 
 
+def spawn_cold(n: int) -> None:
+    """Process start to the first result of two steps through a ``ProcessPoolExecutor`` of fresh processes."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(int, pool.submit(int, "1").result()).result() == 1
+        report(seconds=time.time() - started())
+
+
 def main() -> None:
     """Run the workload that the command line names."""
     workloads: dict[str, Callable[[int], None]] = {
         "queue_chain": queue_chain,
         "pool_cpu": pool_cpu,
         "pool_cold": pool_cold,
+        "spawn_cold": spawn_cold,
     }
     workloads[sys.argv[1]](int(sys.argv[2]))
 

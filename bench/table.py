@@ -88,8 +88,8 @@ def chain(quick: bool) -> list[Row]:
         lambda: run("bare.py", "queue_chain", n),
     )
     return [
-        _ratio("no-op chain of 4 processes, durable", durable, "multiprocessing.Queue chain", bare, 1.0),
-        _ratio("the same: durable", durable, 'durability="none"', volatile, 0.7),
+        _ratio("no-op chain of 4 processes, durable", durable, "multiprocessing.Queue chain", bare, 3.0),
+        _ratio("the same: durable", durable, 'durability="none"', volatile, 0.85),
     ]
 
 
@@ -101,7 +101,7 @@ def cpu(quick: bool) -> list[Row]:
         lambda: run("ours.py", "cpu", n, BENCH_ITERATIONS=iterations),
         lambda: run("bare.py", "pool_cpu", n, BENCH_ITERATIONS=iterations),
     )
-    return [_ratio("10 ms CPU items, 2 workers, durable", ours, "multiprocessing.Pool(2).imap", pool, 0.95)]
+    return [_ratio("10 ms CPU items, 2 workers, durable", ours, "multiprocessing.Pool(2).imap", pool, 1.0)]
 
 
 def small(quick: bool) -> list[Row]:
@@ -259,15 +259,15 @@ def cold(quick: bool) -> list[Row]:
     ours, pool = in_turns(
         3 if quick else 9,
         lambda: run("ours.py", "cold", 1),
-        lambda: run("bare.py", "pool_cold", 1),
+        lambda: run("bare.py", "spawn_cold", 1),
     )
     mine, other = ours["seconds"], pool["seconds"]
+    what = "cold start to first result, 2 routines, durable"
+    name = "ProcessPoolExecutor, fresh processes"
     return [
-        Row(
-            "cold start to first result, 2 routines, durable", f"{mine:.3f} s", f"{other:.3f} s multiprocessing.Pool",
-            f"{mine / other:.1f} x", "<= 0.4 s", mine <= 0.4,
-        )
-    ]  # fmt: skip
+        Row(what, f"{mine:.3f} s", f"{other:.3f} s {name}", f"{mine / other:.1f} x", "<= 2.5 x", mine <= 2.5 * other),
+        Row("the same", f"{mine:.3f} s", "-", f"{mine:.3f} s", "<= 0.25 s", mine <= 0.25),
+    ]
 
 
 def imports(quick: bool) -> list[Row]:

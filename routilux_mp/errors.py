@@ -103,6 +103,10 @@ class CheckpointDamaged(StorageError):
     """A checkpoint file is truncated or damaged."""
 
 
+class BlobMissing(CheckpointDamaged):
+    """A payload's file is not there: it was collected after it was consumed, or it is lost."""
+
+
 class CheckpointFormat(StorageError):
     """The checkpoint was written in a format that this version must not touch."""
 

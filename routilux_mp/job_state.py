@@ -228,7 +228,10 @@ class JobState(Messages, Serializable):
     def serialize(self) -> dict[str, Any]:
         """Everything as JSON-able data, enough to resume the job on another host."""
         source = self._source
-        return document_to_json(source.snapshot() if isinstance(source, LiveJob) else source)
+        if isinstance(source, LiveJob):
+            return document_to_json(source.snapshot())
+        with self._lock:  # plain data, which another thread may be writing
+            return document_to_json(source)
 
     def _restore(self, data: dict[str, Any]) -> None:
         self._detached("content")

@@ -69,6 +69,12 @@ class Unreadable(NamedTuple):
     failure: Failure
 
 
+class Dropped(NamedTuple):
+    """A report counted nothing: what it carries will be in no record."""
+
+    batches: tuple[Batch, ...]
+
+
 class Changed(NamedTuple):
     """Something a caller can see has changed; publish when the commit stands."""
 
@@ -77,5 +83,5 @@ class Ended(NamedTuple):
     """The job has reached a terminal status."""
 
 
-Effect = Work | GoOn | Revoke | Kill | Unreadable | Changed | Ended
-KINDS = frozenset({Work, GoOn, Revoke, Kill, Unreadable, Changed, Ended})
+Effect = Work | GoOn | Revoke | Kill | Unreadable | Dropped | Changed | Ended
+KINDS = frozenset({Work, GoOn, Revoke, Kill, Unreadable, Dropped, Changed, Ended})

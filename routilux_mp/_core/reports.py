@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from . import asking, wishes
 from .consequences import after, revoke_all
-from .effects import Changed, Effect, GoOn, Revoke, Unreadable
+from .effects import Changed, Dropped, Effect, GoOn, Revoke, Unreadable
 from .job import Dispatch, Job
 from .records import Completed, Conflicted, Failed, Held, Record, Rested, Returned, Seen
 from .retry import action_for
@@ -27,6 +27,8 @@ REST_MAX_NS = 10_000_000_000
 def completion(job: Job, s: Completion, now: int) -> Step:
     d = job.dispatches.get(s.dispatch)
     if d is None:
+        if s.emits:
+            yield Dropped(tuple(emit.batch for emit in s.emits))
         return  # handed back earlier: this report counts nothing
     if d.question is not None:
         yield from _answer(job, d, s, now)
@@ -35,6 +37,8 @@ def completion(job: Job, s: Completion, now: int) -> Step:
         seq = _next_seq(d)
         keys = tuple(dict.fromkeys((*s.reads, *((op.scope, op.key) for op in s.ops if op.op in STATE_OPS))))
         yield Conflicted(d.routine, seq, keys)
+        if s.emits:
+            yield Dropped(tuple(emit.batch for emit in s.emits))
         yield from _hand_back(job, d.worker)
         yield from after(job, now)
         return

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from zlib import crc32
 
-from ..errors import CheckpointDamaged, StorageError, UsageError
+from ..errors import BlobMissing, CheckpointDamaged, StorageError, UsageError
 from .files import FileSystem, RealFiles, let_go
 from .layout import BLOBS, check_blob_name, epoch_name
 from .place import Place
@@ -128,7 +128,7 @@ def map_blob(path: str, expected: BlobRef | None = None, fs: FileSystem | None =
         finally:
             let_go(fs, at)
     except FileNotFoundError:
-        raise CheckpointDamaged(f"the blob {path} is missing") from None
+        raise BlobMissing(f"the blob {path} is missing") from None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EINVAL):
             raise CheckpointDamaged(f"the blob {path} is not a regular file; it was not read") from error

@@ -58,10 +58,13 @@ class Putter:
         """A name in `tmp/` that no other process and no other call uses."""
         return f"{self._prefix}-{next(self._serial)}"
 
-    def put(self, tmp: int, at: int, name: str, data: Sequence[bytes], *, where: str) -> bool:
+    def put(
+        self, tmp: int, at: int, name: str, data: Sequence[bytes], *, where: str, is_synced: bool = True
+    ) -> bool:
         """Put `name` into the directory `at`: True when ours stands, durable; False when another's does.
 
-        The first HEADER_BYTES of `data` identify it (owner and nonce are among them).
+        The first HEADER_BYTES of `data` identify it (owner and nonce are among them). Without `is_synced`
+        the content is durable and the caller has to fsync the directory before it relies on the name.
 
         Raises:
             StorageBlocked: nothing changed.
@@ -82,7 +85,8 @@ class Putter:
                     # Perhaps ours: a network client repeats a request whose reply was lost.
                     if not self._is_ours(at, name, data):
                         return False
-                self.fs.fsync(at)
+                if is_synced:
+                    self.fs.fsync(at)
         finally:
             # The file stands and is durable, or its outcome is unknown already: trouble here adds nothing.
             self._drop(handle, private, tmp)

@@ -132,15 +132,19 @@ def _sealed(place: Place, writer: Writer, log: JobLog, reason: Literal["takeover
 
 
 def put_format(place: Place) -> None:
-    """format.json, once per job, the same bytes from whoever comes first."""
+    """format.json, once per job, the same bytes from whoever comes first.
+
+    Its name is durable when `put_open`, which must follow, has made sure of the job's directory.
+    """
     where = place.where(FORMAT_FILE)
     with blocked(where):
         tmp = place.root.handle(TMP)
         job = place.open_plainly()
     try:
+        is_ours = place.root.putter.put(tmp, job, FORMAT_FILE, (_FORMAT_BYTES,), where=where, is_synced=False)
+        # After the file: on a journaling file system its fsync has done this as well.
         with outcome_unknown(place.path):
             place.fs.fsync(place.root.handle())
-        is_ours = place.root.putter.put(tmp, job, FORMAT_FILE, (_FORMAT_BYTES,), where=where)
     finally:
         let_go(place.fs, job)
     if not is_ours:

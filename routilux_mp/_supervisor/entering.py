@@ -33,6 +33,9 @@ from .vigil import Heard
 if TYPE_CHECKING:
     from .supervisor import Supervisor
 
+#: Finds the flow of this id; None: the code that the job keeps is to be used.
+FlowOf = Callable[[str], CompiledFlow | None]
+
 
 def submit(
     supervisor: Supervisor, flow: CompiledFlow, *, entry: str | None, slot: str | None, params: dict[str, Any] | None,
@@ -113,7 +116,7 @@ def resume(
 
 
 def adopt(
-    supervisor: Supervisor, job_id: str, flow_of: Callable[[str], CompiledFlow | None]
+    supervisor: Supervisor, job_id: str, flow_of: FlowOf
 ) -> JobHandle | Literal["ended", "paused"]:
     """Take over a job that nobody owns, for a standby; a paused one only if it was offered or is asked for.
 
@@ -139,7 +142,7 @@ def adopt(
     return _take(supervisor, reading, flow, Resume() if is_offered else Tick())
 
 
-def preload(supervisor: Supervisor, job_id: str, flow_of: Callable[[str], CompiledFlow | None]) -> None:
+def preload(supervisor: Supervisor, job_id: str, flow_of: FlowOf) -> None:
     """Load the code of a job that another one owns, so that taking it over is quick, or it is known why not."""
     supervisor.start()
     frame = supervisor.store.read_frame(job_id, CODE_PLACE)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -173,9 +172,8 @@ class JobHandle:
 
     def history(self) -> Iterator[HistoryItem]:
         """The execution history, complete, in commit order, read as it is asked for."""
-        job = self._live.job
         with self._records() as records:
-            yield from history_of(self.job_id, job.topology, records, self._decode, self._decode_value)
+            yield from self._history_of(records)
 
     def results(self, routine: str, event: str) -> Iterator[dict[str, Any]]:
         """What was emitted on an event that is connected to nothing; each exactly once.
@@ -183,11 +181,8 @@ class JobHandle:
         Raises:
             ValueError: no such routine or event.
         """
-        self.check_event(routine, event)
+        number, index = self.check_event(routine, event)
         topology = self._live.job.topology
-        number = topology.index_of(routine)
-        assert number is not None
-        index = topology.routines[number].events.index(event)
         with self._records() as records:
             yield from results_of(self.job_id, topology, number, index, records, self._decode, self._decode_value)
 
@@ -270,16 +265,14 @@ class JobHandle:
 
     def newest_history(self, count: int) -> list[HistoryItem]:
         """The last ``count`` entries of the history, not read from its beginning where that can be avoided."""
-        job, found = self._live.job, list[HistoryItem]()
+        found: list[HistoryItem] = []
         if self._live.memory is not None:
             return list(self.history())[-count:]
         with Store(self._supervisor.store.path, self._supervisor.settings) as store:
             log = store.read(self.job_id)
             for frames in log.backwards():
-                records = [decode_record(data, tuple(ref)) for ref, data in frames]  # type: ignore[arg-type]
-                decode, decode_value = self._decode, self._decode_value
-                entry = (job.entry, job.entry_slot)
-                found = [*history_of(self.job_id, job.topology, records, decode, decode_value, *entry), *found]
+                records = (decode_record(data, tuple(ref)) for ref, data in frames)  # type: ignore[arg-type]
+                found = [*self._history_of(records), *found]
                 if len(found) >= count:
                     break
         return found[-count:] if count else []
@@ -332,12 +325,8 @@ class JobHandle:
     @contextmanager
     def following_history(self) -> Iterator[Callable[[], Iterator[HistoryItem]]]:
         """The same for the history."""
-        job = self._live.job
-        decode, decode_value = self._decode, self._decode_value
         with self._following() as new:
-            yield lambda: history_of(
-                self.job_id, job.topology, new(), decode, decode_value, job.entry, job.entry_slot
-            )  # fmt: skip
+            yield lambda: self._history_of(new())
 
     @contextmanager
     def _following(self) -> Iterator[Callable[[], Iterator[Durable]]]:
@@ -369,14 +358,20 @@ class JobHandle:
 
             yield of_log
 
-    def check_event(self, routine: str, event: str) -> None:
-        """Raise ``ValueError`` unless the job's flow has this event."""
+    def check_event(self, routine: str, event: str) -> tuple[int, int]:
+        """The numbers of the routine and of its event; ``ValueError`` unless the job's flow has them."""
         topology = self._live.job.topology
         number = topology.index_of(routine)
         if number is None:
             raise UnknownName(f"Routine '{routine}' not found in flow")
         if event not in topology.routines[number].events:
             raise UnknownName(f"Event '{event}' not found in routine '{routine}'")
+        return number, topology.routines[number].events.index(event)
+
+    def _history_of(self, records: Iterable[Durable]) -> Iterator[HistoryItem]:
+        job = self._live.job
+        begin = (job.entry, job.entry_slot)
+        return history_of(self.job_id, job.topology, records, self._decode, self._decode_value, *begin)
 
     def _decode_value(self, data: bytes, place: bytes) -> Any:
         return decode_value(data, self._signer, place)
@@ -398,9 +393,3 @@ class JobHandle:
         with Store(self._supervisor.store.path, self._supervisor.settings) as store:
             log = store.read(self.job_id)
             yield (decode_record(data, tuple(ref)) for ref, data in log.history())  # type: ignore[arg-type]
-
-
-def deadline_of(timeout_s: float | None) -> Callable[[], float | None]:
-    """How much of a time limit is left, seconds; None for ever."""
-    end = None if timeout_s is None else time.monotonic() + timeout_s
-    return lambda: None if end is None else max(0.0, end - time.monotonic())

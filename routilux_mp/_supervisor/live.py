@@ -285,6 +285,13 @@ class LiveJob:
                 is_result = (record.routine, emit.event) not in self.job.topology.routes
                 self._blobs.setdefault(name, []).append(None if is_result else emit.batch)
 
+    def note_unnamed(self, batches: Iterable[Batch]) -> None:
+        """No record will name the blobs that these batches lie in: they go with the next unused ones."""
+        for batch in batches:
+            name = referred_blob(batch.data) if batch.data else None
+            if name is not None:
+                self._blobs.setdefault(name, [])
+
     @property
     def blobs(self) -> list[str]:
         """Blobs that something queued, or a result, may refer to."""

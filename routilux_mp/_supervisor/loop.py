@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from .._core import policy, select
-from .._core.effects import Effect, Ended, GoOn, Kill, Revoke, Unreadable, Work
+from .._core.effects import Dropped, Effect, Ended, GoOn, Kill, Revoke, Unreadable, Work
 from .._core.stimuli import Stimulus, Tick
 from ..backends.base import Backend, CodeReady, CodeRefused, Died, Event, Forget, Printed, Report, Started
 from ..errors import (
@@ -172,7 +172,8 @@ class Loop:
     def lose(self, live: LiveJob, error: BaseException) -> None:
         """Give the job up: nothing more is written, nothing more is started."""
         job_id = live.job.job_id
-        log.error("job %s is no longer ours: %s", job_id, error)
+        # As text: a log that keeps its records must not keep whatever the error was raised through.
+        log.error("job %s is no longer ours: %s", job_id, str(error))
         for slot in list(self.placement.workers.values()):
             if job_id in self.placement.jobs_of(slot):
                 self.backend.kill(slot.worker)
@@ -247,6 +248,8 @@ class Loop:
                 error = error_of(effect, live.job.job_id, live.job.topology)
                 if error is not None and live.lost is None:
                     self.lose(live, error)
+            case Dropped(batches):
+                live.note_unnamed(batches)
             case Ended():
                 pass  # seen by Commits once the record stands
 

@@ -165,5 +165,3 @@ class Placement:
     def idle_since(self, before_ns: int) -> Iterable[WorkerSlot]:
         """Workers that have had nothing to do since ``before_ns``."""
         return [s for s in self.workers.values() if not s.load and not s.is_leaving and s.idle_since_ns < before_ns]
-
-

@@ -60,9 +60,11 @@ class Printer:
                     return
                 start += _AT_ONCE
                 continue
+            data = _encoded(target, text[start:])
             if backlog is None:
-                backlog = self._backlogs[fd] = _Backlog(fd)
-            if backlog.add(_encoded(target, text[start:])):
+                self._backlogs[fd] = _Backlog(fd, data)
+                return
+            if backlog.add(data):
                 return
             backlog.close()
             del self._backlogs[fd]
@@ -74,13 +76,12 @@ class Printer:
 class _Backlog:
     """Text behind a stream that takes none now."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, data: bytes) -> None:
         self._fd = fd
-        self._waiting: deque[bytes] = deque()
-        self._size = 0
+        self._waiting = deque((data,))
+        self._size = len(data)
         self._left_out = 0
-        self._changed = threading.Condition()
-        self._is_closed = False
+        self._lock = threading.Lock()
         self._is_over = False
         self.is_broken = False
         self._thread = threading.Thread(target=self._run, name="routilux-print", daemon=True)
@@ -88,7 +89,7 @@ class _Backlog:
 
     def add(self, data: bytes) -> bool:
         """Let it be written after what waits. False: nothing waits any more, and the thread has ended."""
-        with self._changed:
+        with self._lock:
             if self._is_over:
                 return False
             if self._size + len(data) > WAITING_BYTES_MAX:
@@ -96,18 +97,15 @@ class _Backlog:
             else:
                 self._waiting.append(data)
                 self._size += len(data)
-            self._changed.notify()
             return True
 
     def close(self) -> None:
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
+        """Wait until nothing waits any more."""
         self._thread.join()
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 if not self._waiting:
                     self._is_over = True
                     return
@@ -117,15 +115,15 @@ class _Backlog:
                     data = data[os.write(self._fd, data) :]
             except BlockingIOError:
                 select.select((), (self._fd,), (), 0.1)
-                with self._changed:
+                with self._lock:
                     self._waiting[0] = data
                 continue
             except OSError as error:
                 log.debug("nobody reads what handlers print: %s", error)
-                with self._changed:
+                with self._lock:
                     self.is_broken = self._is_over = True
                 return
-            with self._changed:
+            with self._lock:
                 self._size -= len(self._waiting.popleft())
                 if self._left_out and not self._waiting:
                     note = f"[{self._left_out} bytes of output were left out: they were not read]\n"

@@ -9,8 +9,11 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .._core.batch import Batch
+from .._storage.codec import batches_of, decode_record
 from .._storage.layout import BLOBS, epoch_name
 from .._storage.log import Tenure as DurableTenure
+from .._storage.replay import LogRef
 from ..backends.base import Backend, JobInfo
 from .commits import MakeViews
 from .live import LiveJob
@@ -64,6 +67,20 @@ def document_of(store: Store, job_id: str) -> dict[str, Any] | None:
     _, state = store.read_views(job_id)
     document = None if state is None else json.loads(state)
     return document if isinstance(document, dict) else None
+
+
+def read_batch(store: Store, live: LiveJob, batch: Batch) -> bytes:
+    """The bytes of a batch whose copy in memory was dropped."""
+    assert batch.ref is not None
+    epoch, commit, frame, number = batch.ref
+    ref = LogRef(epoch, commit, frame)
+    tenure = live.tenure
+    # A job that had ended before this process looked at it was never owned here.
+    owned = tenure if isinstance(tenure, DurableTenure) else None
+    record = decode_record(owned.read(ref) if owned is not None else store.read_frame(live.job.job_id, ref))
+    data = list(batches_of(record))[number].data
+    assert data is not None
+    return data
 
 
 def _blob_dir(store: Store, live: LiveJob) -> str | None:

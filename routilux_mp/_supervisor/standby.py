@@ -20,7 +20,6 @@ from .._storage.lease import Sign
 from .._storage.owner import OwnerInfo
 from .._storage.watch import Watch
 from ..errors import CheckpointDamaged, Fenced, JobOwned, RoutiluxError, StorageError
-from . import entering
 from .owners import Owners
 from .wakeup import Wakeup
 
@@ -260,14 +259,14 @@ class Standby:
 
     def _take(self, found: Found) -> None:
         try:
-            self._results.append((found, entering.adopt(self._supervisor, found.job_id, self._flow_of)))
+            self._results.append((found, self._supervisor.adopt(found.job_id, self._flow_of)))
         except RoutiluxError as error:
             self._results.append((found, error))
         self._wakeup.set()
 
     def _preload(self, job_id: str) -> None:
         try:
-            entering.preload(self._supervisor, job_id, self._flow_of)
+            self._supervisor.preload(job_id, self._flow_of)
             self._results.append((job_id, "loaded"))
         except RoutiluxError as error:
             self._results.append((job_id, error))

@@ -12,28 +12,26 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from .._core.batch import Batch
 from .._core.stimuli import Close, StateOp
 from .._serialization.batch import encode_batch
 from .._serialization.limits import check_size
 from .._serialization.signing import Signer
-from .._storage.codec import batches_of, decode_record
 from .._storage.layout import BLOBS
 from .._storage.log import Tenure as DurableTenure
-from .._storage.replay import LogRef
 from .._storage.store import Store
 from .._worker.spill import PayloadReader
 from ..backends.base import Backend
 from ..errors import BackendError, HandedOver, RoutiluxError, RuntimeClosed, UsageError
 from ..settings import Settings
 from . import entering, serving
-from .clock import SystemClock
+from .clock import SystemClock, deadline_of
 from .commits import MakeViews
 from .committer import Committer, InstantCommitter, ThreadCommitter
 from .compiled import CompiledFlow, Edits
-from .handle import JobHandle, deadline_of
+from .handle import JobHandle
 from .live import LiveJob, NullTenure
 from .loop import Loop
 from .placement import WorkerSlot
@@ -60,7 +58,7 @@ class Supervisor:
         self.clock = SystemClock()
         self.signer = Signer.from_settings(settings, may_create=may_create_key)
         self.store = Store(settings.checkpoint_dir, settings)
-        self.loop: Loop = None  # type: ignore[assignment]  # made by _start
+        self.loop: Loop = None  # type: ignore[assignment]  # made by start
         self._describe = describe
         self._backend = backend
         self._committer: Committer | None = None
@@ -98,6 +96,14 @@ class Supervisor:
     ) -> JobHandle:
         """See :func:`entering.resume`."""
         return entering.resume(self, flow, job_id, takeover=takeover, edits=edits)
+
+    def adopt(self, job_id: str, flow_of: entering.FlowOf) -> JobHandle | Literal["ended", "paused"]:
+        """See :func:`entering.adopt`."""
+        return entering.adopt(self, job_id, flow_of)
+
+    def preload(self, job_id: str, flow_of: entering.FlowOf) -> None:
+        """See :func:`entering.preload`."""
+        entering.preload(self, job_id, flow_of)
 
     def begin_tenure(self, job_id: str, flow_doc: bytes) -> DurableTenure | NullTenure:
         """The right to commit to a new job."""
@@ -267,10 +273,7 @@ class Supervisor:
         return self._is_there and threading.current_thread() is not self._thread
 
     def start(self) -> None:
-        """Be ready before the first job is known."""
-        self._start()
-
-    def _start(self) -> None:
+        """Be ready, also before the first job is known."""
         with self._lock:
             if self._is_closed:
                 raise RuntimeClosed("the runtime has been shut down; make a new Runtime")
@@ -368,16 +371,7 @@ class Supervisor:
 
     def read_batch(self, live: LiveJob, batch: Batch) -> bytes:
         """The bytes of a batch whose copy in memory was dropped."""
-        assert batch.ref is not None
-        epoch, commit, frame, number = batch.ref
-        ref = LogRef(epoch, commit, frame)
-        tenure = live.tenure
-        # A job that had ended before this process looked at it was never owned here.
-        owned = tenure if isinstance(tenure, DurableTenure) else None
-        record = decode_record(owned.read(ref) if owned is not None else self.store.read_frame(live.job.job_id, ref))
-        data = list(batches_of(record))[number].data
-        assert data is not None
-        return data
+        return serving.read_batch(self.store, live, batch)
 
     def _introduce(self, live: LiveJob, slot: WorkerSlot) -> None:
         self._backend_or_fail().send(slot.worker, serving.info_of(self, live))

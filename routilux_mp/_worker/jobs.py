@@ -308,6 +308,12 @@ class RoutineHere:
             place = self._places[event] = emission_place(self._job_id, self.routine_id, event)
         return place
 
+    def unknown_event(self, name: str) -> UnknownName:
+        """The error that says so."""
+        known = ", ".join(repr(event) for event in self.events) or "none"
+        where = f"routine '{self.routine_id}' as the job knows it"
+        return UnknownName(f"Event '{name}' not found in {where}; its events: {known}")
+
     def decode_cursor(self, data: bytes | None) -> Any:
         """The cursor to resume from."""
         return None if data is None else decode_value(data, self._job.signer, self.cursor_place)

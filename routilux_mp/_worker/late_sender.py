@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
-from .transaction import HandedBack, Transaction
+from .files import HandedBack
+from .transaction import Transaction
 
 
 class LateSender:

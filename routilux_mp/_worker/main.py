@@ -25,12 +25,14 @@ from ..errors import BareYield
 from .asking import answers_of
 from .channel import Channel, SocketChannel
 from .failures import describe, reading
+from .files import HandedBack
 from .invoke import Call
 from .jobs import JobHere, RoutineHere, Routines
 from .late_sender import LateSender
 from .liveness import DISPATCH, IDLE, INDEX, LEASE_NS, REVOKED, START_NS, Page
 from .streams import redirect_streams
-from .transaction import LONG_NS, UNANSWERED_MAX, HandedBack, Transaction
+from .transaction import UNANSWERED_MAX, Transaction
+from .uncommitted import LONG_NS
 from .wire import Forget, JobInfo, Reported, Task
 
 Activity = Iterator[None]
@@ -101,7 +103,7 @@ class Worker:
         try:
             yield from self._run(job, work)
         except HandedBack:
-            self.transaction.discard()
+            self.transaction.abandon()
             self.transaction.flush(is_last=True)
 
     def _run(self, job: JobHere, work: Work) -> Activity:

@@ -16,6 +16,7 @@ from .._core.release import ReleasedLater, is_in_order
 from .._core.stimuli import Emit, StateOp
 from .._core.topology import Topology
 from .._serialization.places import emission_place, log_place, output_place, past_place, slot_place
+from ..errors import BlobMissing
 from .spill import describe_reference, is_reference
 
 #: Decodes the emissions of a batch that belongs to a place.
@@ -66,8 +67,18 @@ def history_of(
                 # A large payload may be gone once it is consumed; the history keeps what it was.
                 yield HistoryItem(spec.routine_id, found.event, describe_reference(found.batch.data), found.time_ns)
                 continue
-            for value in decode(found.batch, place):
+            for value in _values_or_stubs(found.batch, place, decode):
                 yield HistoryItem(spec.routine_id, found.event, value, found.time_ns)
+
+
+def _values_or_stubs(batch: Batch, place: bytes, decode: Decode) -> list[Any]:
+    """The emissions of a batch; what they were, one for each, if they lay in a blob that is gone."""
+    try:
+        return decode(batch, place)
+    except BlobMissing:
+        if batch.data is None or not is_reference(batch.data):
+            raise
+        return [{**describe_reference(batch.data), "of": batch.count} for _ in range(batch.count)]
 
 
 def past_of(job_id: str, record: Adopted, decode_value: DecodeValue) -> dict[str, list[Any]]:

@@ -14,8 +14,6 @@ touches anything, whether the main thread still is in a handler. Whoever is seco
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,29 +22,19 @@ from typing import TYPE_CHECKING, Any
 from .._core.batch import Batch
 from .._core.stimuli import Completion, Emit, Failure, StateOp
 from .._serialization.items import ATOMS, PLAIN, WHOLE, encode_item, is_simple, simple_packer
-from ..errors import EmissionNotSerializable, KeyUnavailable, StorageBlocked, UnknownName
+from ..errors import EmissionNotSerializable, KeyUnavailable
 from .batches import Item, assemble, count_of, size_of
+from .files import Files
 from .liveness import IDLE, INDEX, LEASE_NS, REVOKED, START_NS, is_expired
-from .spill import Piece, Spiller, is_reference
+from .spill import Piece
+from .uncommitted import Uncommitted
 
 if TYPE_CHECKING:
     from .jobs import JobHere, RoutineHere
 
-log = logging.getLogger(__name__)
-
 _NEVER = 1 << 63
 #: Reports with a cursor that may be unanswered before a generator waits.
 UNANSWERED_MAX = 4
-#: Uncommitted emissions and time after which a plain handler is warned.
-_UNCOMMITTED_MAX = 10_000
-LONG_NS = 5_000_000_000
-_BLOCKED_RETRY_S = 0.2
-#: Payloads that are kept in memory, and go into the log, while blobs cannot be written.
-_BLOCKED_HELD_MAX = 8 * 1024 * 1024
-
-
-class HandedBack(BaseException):
-    """The work was revoked while its results waited for the disk; a handler must not catch this."""
 
 
 class Transaction:
@@ -64,7 +52,7 @@ class Transaction:
         self.is_claimed = False  # by the second thread
         self.is_in_handler = False
         self._pack = simple_packer()
-        self._spiller = Spiller()
+        self._files = Files()
         # -- the dispatch --
         self.job: JobHere
         self.routine: RoutineHere
@@ -92,10 +80,9 @@ class Transaction:
         self.attempt = 1
         self.resume_cursor: Any = None
         self._outputs: list[tuple[str, str]] = []
-        self._spilled: list[str] = []  # files of the running activation
         self._poison: BaseException | None = None
         self._is_special = False  # there is more to settle than emissions
-        self._has_warned = False
+        self._uncommitted = Uncommitted()
 
     # -- what a handler uses --------------------------------------------------------------------
 
@@ -128,7 +115,7 @@ class Transaction:
         """
         items = self._out_of.get(event_name)
         if items is None:
-            raise self._unknown_event(event_name)
+            raise self.routine.unknown_event(event_name)
         try:
             for value in kwargs.values():
                 if type(value) not in ATOMS and not is_simple(value):
@@ -158,6 +145,7 @@ class Transaction:
     def add_output(self, temporary: str, final: str) -> None:
         """See :class:`~routilux_mp.context.Activation`."""
         self._outputs.append((temporary, final))
+        self._files.add(temporary)
         self._is_special = True
 
     # -- what the worker's loop uses ------------------------------------------------------------
@@ -207,12 +195,8 @@ class Transaction:
         self.size = size_of(self.out)
         self.routine.rollback()
         self._poison = None
-        for path in [*self._spilled, *(temporary for temporary, _ in self._outputs)]:
-            try:
-                os.unlink(path)
-            except OSError:
-                pass  # it was never made, or is not ours any more
-        self._spilled, self._outputs = [], []
+        self._files.undo()
+        self._outputs = []
         self._is_special = self._cursor is not None
 
     def flush(self, *, is_last: bool = False, failure: Failure | None = None) -> None:
@@ -226,6 +210,12 @@ class Transaction:
             self._report(is_last, failure)
         if failure is not None:
             self._numbers[INDEX] = IDLE
+
+    def abandon(self) -> None:
+        """The work was handed back: nothing that is not reported will be, and no file of it is kept."""
+        self._files.undo(with_finished=True)
+        self.rollback()
+        self.discard()
 
     def discard(self) -> None:
         """Forget everything that is not reported, finished or not."""
@@ -292,24 +282,17 @@ class Transaction:
 
     def _put_large(self, items: list[Item], pieces: Sequence[Piece]) -> bytes:
         """An emission too large for a message goes to its blob at once; put together here it would be copied first."""
-        placed = self._put_blob([pieces], sum(map(len, pieces)))
+        placed = self._files.put(self.job.info, [pieces], sum(map(len, pieces)), lambda: self.is_revoked)
         if placed is None:
             data = b"".join(pieces)
             items.append((data, WHOLE))
         else:
             path, [data] = placed
             items.append(Batch(1, data))
-            self._spilled.append(path)
+            self._files.add(path)
             self._is_special = True
         self._is_mixed = True
         return data
-
-    def _unknown_event(self, event_name: str) -> UnknownName:
-        known = ", ".join(repr(name) for name in self.routine.events) or "none"
-        return UnknownName(
-            f"Event '{event_name}' not found in routine '{self.routine.routine_id}' as the job knows it; "
-            f"its events: {known}"
-        )
 
     def _settle(self) -> None:
         """The changes of the running activation become part of the next report."""
@@ -317,7 +300,7 @@ class Transaction:
             raise self._poison  # the handler may have caught it, but its emission is missing
         if self.routine.state.is_touched or self.routine.fields or self._outputs:
             self._take_state()
-        self._spilled = []
+        self._files.finish()
         self._is_special = False
 
     def _take_state(self) -> None:
@@ -346,7 +329,10 @@ class Transaction:
                 self._report(False, None)
             if self.size >= info.payload_inline_bytes_max and info.blob_dir is not None:
                 emits = self._assemble(self._cut())
-                self._spill([e.batch for e in emits], 0, is_committed=False)
+                path = self._files.spill(info, [e.batch for e in emits], 0, self.size, lambda: self.is_revoked)
+                if path is not None:
+                    self._files.add(path)
+                    self._is_special = True
                 for event, batch in emits:
                     self.out[event].append(batch)
                 self._is_mixed = True
@@ -360,21 +346,15 @@ class Transaction:
         """Tell once who emits so much or so long without committing that nobody downstream has anything to do."""
         emitted = count_of([items[mark:] for items, mark in zip(self.out, self.marks, strict=True)])
         elapsed_ns = time.monotonic_ns() - self._numbers[START_NS]
-        if self._has_warned or not (emitted >= _UNCOMMITTED_MAX or (emitted > 1 and elapsed_ns > LONG_NS)):
-            return
-        self._has_warned = True
-        log.warning(
-            "Routine '%s' has emitted %d times in one activation: nothing of it moves on until the handler returns. "
-            "Make the handler a generator that says `yield cursor` now and then, or call `self.commit(cursor)`.",
-            self.routine.routine_id, emitted,
-        )  # fmt: skip
+        self._uncommitted.look(self.routine.routine_id, emitted, elapsed_ns)
 
     def _report(self, is_last: bool, failure: Failure | None) -> None:
         now = time.monotonic_ns()
         info = self.job.info
         emits = tuple(self._assemble([items[:mark] for items, mark in zip(self.out, self.marks, strict=True)]))
         if self.size > info.payload_inline_bytes_max:
-            self._spill([e.batch for e in emits], info.payload_inline_bytes_max, is_committed=True)
+            batches, bytes_max = [e.batch for e in emits], info.payload_inline_bytes_max
+            self._files.spill(info, batches, bytes_max, self.size, lambda: self.is_revoked)
         completion = Completion(
             self.dispatch, self.done, emits, tuple(self._ops), self._reads, self._cursor, failure, is_last,
             now - self._busy_since_ns if self.done or failure is not None else 0,
@@ -382,6 +362,7 @@ class Transaction:
         if self._cursor is not None:
             self.unanswered += 1
         self._forget_reported()
+        self._files.give_away()
         self._busy_since_ns = self._reported_ns = now
         self._send(self.job.info.job_id, completion)
 
@@ -416,34 +397,3 @@ class Transaction:
         self._ops = []
         self._reads = ()
         self._cursor = None
-
-    def _spill(self, batches: list[Batch], bytes_max: int, *, is_committed: bool) -> None:
-        """Put payloads above ``bytes_max`` into a blob; they stay where they are if there is no place for blobs."""
-        big = [(b, b.data) for b in batches if b.data is not None and b.size > bytes_max and not is_reference(b.data)]
-        placed = self._put_blob([[data] for _, data in big], self.size) if big else None
-        if placed is None:
-            return
-        path, references = placed
-        if not is_committed:
-            self._spilled.append(path)
-            self._is_special = True
-        for (batch, _), reference in zip(big, references, strict=True):
-            batch.data = reference
-            batch.size = len(reference)
-
-    def _put_blob(self, payloads: Sequence[Sequence[Piece]], size: int) -> tuple[str, list[bytes]] | None:
-        """Payloads of this size in all into one blob: its path and the references; None if they must stay here."""
-        blob_dir = self.job.info.blob_dir
-        if blob_dir is None:
-            return None
-        while True:
-            try:
-                return self._spiller.put(blob_dir, payloads)
-            except StorageBlocked:
-                # The disk is full: the job is blocked, not failed. In the report the payloads show the supervisor,
-                # whose commit meets the same disk and says so; what is too much for that waits here.
-                if size <= _BLOCKED_HELD_MAX or not self.job.info.is_durable:
-                    return None
-                if self.is_revoked:
-                    raise HandedBack from None
-                time.sleep(_BLOCKED_RETRY_S)

@@ -8,7 +8,7 @@ PROGRAM = """
 import os, sys
 from pathlib import Path
 from routilux_mp import Flow, Routine, Runtime
-from routilux_mp._supervisor import loop
+from routilux_mp._supervisor import commits
 
 class Write(Routine):
     def __init__(self):
@@ -28,7 +28,7 @@ def die(outputs):
         os._exit(9)
 
 if "die" in sys.argv:
-    loop.put_in_place = die  # the commit stands, the file is not in its place yet
+    commits.put_in_place = die  # the commit stands, the file is not in its place yet
 flow = Flow(flow_id="writes")
 write = Write()
 write.set_as_critical(max_retries=1, retry_delay=0.0)

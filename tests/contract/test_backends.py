@@ -341,7 +341,7 @@ def test_damaged_input_is_nobodys_failure(backend: Backend) -> None:
     assert report.failure is not None
     assert (report.failure.kind, report.failure.is_retryable) == ("storage", False)
     assert "CheckpointDamaged" in report.failure.type_name
-    assert backend.running(1)[1] == -1  # a death from here on is nobody's either
+    driver.until(lambda: backend.running(1)[1] == -1)  # a death from here on is nobody's either
     driver.send(Revoke(1, 1))
     driver.work(2, numbers(1))
     assert driver.finish(2)[-1].done == 1

@@ -388,10 +388,13 @@ def test_the_newest_history_does_not_open_old_archives(tmp_path: Path, monkeypat
     old = LogReader.epoch_files
     monkeypatch.setattr(LogReader, "epoch_files", lambda self, epoch: opened.append(epoch) or old(self, epoch))
     settings: dict[str, Any] = {"log_bytes_max": 4096, "roll_interval_s": 0.0}
-    with Runtime(2, backend="inline", checkpoint_dir=str(tmp_path / "a"), **settings):
-        flow = alone(Counting())
-        flow.routines["it"].get_slot("trigger").handler = count_to_3000  # type: ignore[union-attr]
-        state = flow.execute("it", {})
+    with Runtime(2, backend="inline", checkpoint_dir=str(tmp_path / "a"), **settings) as runtime:
+        flow = Flow("by hand")
+        flow.add_routine(Work(), "work")
+        state = runtime.exec(flow)
+        for number in range(40):  # a commit each, so that it is rolled
+            runtime.post(flow, "work", "input", {"number": number, "text": "x" * 500})
+        state._live_or_fail().handle.close_input()
         assert JobState.wait_for_completion(flow, state, DEADLINE_S)
         handle = state._live_or_fail().handle
         assert handle.wait_sealed(DEADLINE_S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ def poll(condition: Callable[[], Any]) -> None:
 
 
 @pytest.fixture(params=["inline", "local"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("strategy", [None, ErrorStrategy.CONTINUE], ids=["tolerate", "continue"])

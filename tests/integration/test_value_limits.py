@@ -64,7 +64,7 @@ def test_a_handler_that_keeps_too_much_fails(runtime: Runtime, how: str, where: 
 
 def test_parameters_and_state_from_outside_are_refused_too(runtime: Runtime) -> None:
     flow = keeping()
-    with pytest.raises(EmissionNotSerializable, match="parameters from outside.*value_bytes_max"):
+    with pytest.raises(EmissionNotSerializable, match=r"parameters from outside.*value_bytes_max"):
         flow.execute("keeps", {"data": BIG})
     state = flow.execute("keeps", {"data": b"small", "how": "pause"})
     deadline = time.monotonic() + DEADLINE_S

@@ -94,7 +94,7 @@ class World:
         self.workers_max = rng.choice((1, 2, 3, 4, 8))
         self.troubles = draw_troubles(rng)
         self.requests = 0
-        #: How often the input of an activation cannot be read; now and then for good, until somebody takes the job over.
+        #: How often the input of an activation cannot be read; now and then until somebody takes the job over.
         self.unreadable_chance = rng.choice((0.0, 0.0, 0.0, 0.03))
 
     # -- looking things up --------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from routilux_mp._core.effects import Dropped
 from routilux_mp._core.outstanding import outstanding
 from routilux_mp._core.records import Failed
 from routilux_mp._core.stimuli import WorkerLost
@@ -28,8 +29,9 @@ def test_a_failure_commits_what_came_before_and_hands_back_what_comes_after() ->
     assert bench.job.activations == 3
     assert _owed(bench) == [4, 5, 6, 7, 8, 9]
     assert bench.job.dispatches == {}
-    bench.report(behind, 2)
+    dropped = [e for e in bench.report(behind, 2, emits={0: 2}) if isinstance(e, Dropped)]
     assert bench.job.activations == 3, "what was handed back counts nothing"
+    assert [[batch.count for batch in e.batches] for e in dropped] == [[2]], "and its blobs can go"
     bench.run(0)
     assert bench.job.status == "completed"
 

@@ -177,3 +177,15 @@ def test_nothing_is_put_on_record_that_would_never_run() -> None:
     bench.happen(Post(0, 0, Batch(1, b".")))
     bench.happen(Annotate((add("k", 1),)))
     assert bench.log == before
+
+
+def test_nothing_is_posted_to_a_job_that_is_ending() -> None:
+    """It would be on record, and never run."""
+    bench = OnBench(routine("a")).submit(2)
+    work = bench.must_give(0, count=1)
+    bench.happen(Cancel("enough"))
+    before = bench.kinds()
+    bench.happen(Post(0, 0, Batch(1, b".")))
+    assert bench.kinds() == before
+    bench.report(work)
+    assert (bench.job.status, bench.job.activation_count()) == ("cancelled", 1)

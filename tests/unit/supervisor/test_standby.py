@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -186,3 +187,14 @@ def test_capacity_counts_what_runs_and_not_what_is_paused(bench: Bench) -> None:
     assert bench.standby._has_room()
     bench.supervisor.jobs = {"a": Live("paused"), "b": Live("running")}
     assert not bench.standby._has_room()
+
+
+def test_what_is_known_of_a_deleted_job_is_forgotten(bench: Bench) -> None:
+    bench.job("ended", seal="ended").close()
+    bench.look()
+    assert bench.standby._ended == {"ended"}
+    bench.standby._preloaded.add("ended")
+    shutil.rmtree(Path(bench.supervisor.store.path, "ended"))
+    bench.look()
+    assert not bench.standby._ended
+    assert not bench.standby._preloaded

@@ -12,15 +12,18 @@ from uuid import UUID
 import pytest
 
 from routilux_mp import context
+from routilux_mp._core.batch import Batch
+from routilux_mp._core.effects import Part
 from routilux_mp._core.stimuli import Completion
 from routilux_mp._core.topology import RoutineSpec, Topology
-from routilux_mp._serialization.batch import decode_batch
+from routilux_mp._serialization.batch import decode_batch, encode_batch
 from routilux_mp._serialization.items import MARKED, PLAIN, WHOLE, encode_item, join_items, simple_packer
 from routilux_mp._worker.failures import describe
+from routilux_mp._worker.files import HandedBack
 from routilux_mp._worker.jobs import JobHere, RoutineHere
 from routilux_mp._worker.liveness import INDEX, LEASE_NS, Page
 from routilux_mp._worker.spill import PayloadReader, is_reference, referred_blob
-from routilux_mp._worker.transaction import HandedBack, Transaction
+from routilux_mp._worker.transaction import Transaction
 from routilux_mp._worker.wire import JobInfo
 from routilux_mp.errors import CheckpointDamaged, EmissionNotSerializable, SignatureInvalid, StorageBlocked
 from routilux_mp.routine import Routine
@@ -272,9 +275,9 @@ def test_a_full_disk_is_waited_for_until_the_work_is_revoked(blobs: Path, monkey
             bench.page.set_lease(1)
         raise StorageBlocked
 
-    monkeypatch.setattr(bench.transaction._spiller, "put", put)
-    monkeypatch.setattr("routilux_mp._worker.transaction._BLOCKED_RETRY_S", 0.0)
-    monkeypatch.setattr("routilux_mp._worker.transaction._BLOCKED_HELD_MAX", 1000)
+    monkeypatch.setattr(bench.transaction._files._spiller, "put", put)
+    monkeypatch.setattr("routilux_mp._worker.files._BLOCKED_RETRY_S", 0.0)
+    monkeypatch.setattr("routilux_mp._worker.files._BLOCKED_HELD_MAX", 1000)
     bench.emit(data=b"x" * 5000)
     bench.finish()
     assert bench.page.numbers[LEASE_NS] == 0
@@ -295,7 +298,7 @@ def test_on_a_full_disk_a_payload_stays_in_the_report_for_the_supervisor_to_be_b
     def put(*_: Any) -> Any:
         raise StorageBlocked
 
-    monkeypatch.setattr(bench.transaction._spiller, "put", put)
+    monkeypatch.setattr(bench.transaction._files._spiller, "put", put)
     bench.emit(data=b"x" * 5000)
     bench.finish()
     bench.transaction.flush(is_last=True)
@@ -374,3 +377,48 @@ def test_the_running_activation_is_found_by_its_thread(bench: Bench) -> None:
     assert context.current() is bench.transaction
     context.leave(token)
     assert context.current() is None
+
+
+def test_a_batch_given_in_parts_gives_every_handler_values_of_its_own() -> None:
+    bench = Bench()
+    data = encode_batch([{"v": [n]} for n in range(6)], None, b"").data
+    batch = Batch(6, data)
+
+    def part(start: int, count: int) -> list[Any]:
+        # As over the wire: equal bytes, another object.
+        return bench.job.decode_part(
+            bench.routine, Part(0, -1, Batch(6, bytes(bytearray(batch.data or b""))), start, count)
+        )
+
+    first = part(0, 2)
+    assert first == [{"v": [0]}, {"v": [1]}]
+    first[1]["v"].append("changed by a handler that failed")
+    assert part(2, 1) == [{"v": [2]}]
+    assert part(1, 2) == [{"v": [1]}, {"v": [2]}]
+    assert part(5, 1) == [{"v": [5]}]
+    assert part(0, 6) == [{"v": [n]} for n in range(6)]
+    with pytest.raises(CheckpointDamaged):
+        part(5, 2)
+    bench.page.close()
+
+
+def test_no_file_is_left_of_work_that_was_handed_back(blobs: Path, tmp_path: Path) -> None:
+    """Neither of the activation that ran nor of those that had returned and were not reported."""
+    bench = Bench(blob_dir=str(blobs), payload_inline_bytes_max=1000, batch_bytes_max=20_000)
+    reported, returned, running = (tmp_path / name for name in ("reported", "returned", "running"))
+    for file, emissions in ((reported, 1), (returned, 5), (running, 1)):
+        file.write_text("half")
+        bench.transaction.add_output(str(file), str(tmp_path / "whole"))
+        for _ in range(emissions):
+            bench.emit(data=b"x" * 5000)
+        if file is not running:
+            bench.finish()
+        if file is reported:
+            bench.transaction.flush()
+    before = len(list(blobs.iterdir()))
+    bench.transaction.abandon()
+    assert [reported.exists(), returned.exists(), running.exists()] == [True, False, False]
+    named = {referred_blob(e.batch.data or b"") for c in bench.sent for e in c.emits} - {None}
+    assert {f"e0000001/{file.name}" for file in blobs.iterdir()} == named
+    assert before > len(named)
+    bench.page.close()

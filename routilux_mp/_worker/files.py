@@ -1,0 +1,93 @@
+"""The files that the activations of one worker make: blobs of large payloads, and outputs not yet in place.
+
+The rule it owns: a file belongs to the activation that made it, then to the report that names it; when
+neither comes to anything, the file goes too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from .._core.batch import Batch
+from ..errors import StorageBlocked
+from .spill import Piece, Spiller, is_reference
+from .wire import JobInfo
+
+_BLOCKED_RETRY_S = 0.2
+#: Payloads that are kept in memory, and go into the log, while blobs cannot be written.
+_BLOCKED_HELD_MAX = 8 * 1024 * 1024
+
+
+class HandedBack(BaseException):
+    """The work was revoked while its results waited for the disk; a handler must not catch this."""
+
+
+class Files:
+    """What was made and is in no report yet."""
+
+    def __init__(self) -> None:
+        self._spiller = Spiller()
+        self._running: list[str] = []
+        self._finished: list[str] = []
+
+    def add(self, path: str) -> None:
+        """The running activation has made this file."""
+        self._running.append(path)
+
+    def finish(self) -> None:
+        """The running activation has returned, or committed a cursor."""
+        self._finished += self._running
+        self._running = []
+
+    def give_away(self) -> None:
+        """A report names what finished activations have made: it is the supervisor's now."""
+        self._finished = []
+
+    def undo(self, *, with_finished: bool = False) -> None:
+        """Remove what the running activation has made; and what no report will name any more."""
+        for path in [*self._running, *(self._finished if with_finished else ())]:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass  # it was never made, or is not ours any more
+        self._running = []
+        if with_finished:
+            self._finished = []
+
+    def put(
+        self, info: JobInfo, payloads: Sequence[Sequence[Piece]], size: int, is_revoked: Callable[[], bool]
+    ) -> tuple[str, list[bytes]] | None:
+        """Payloads of this size in all into one blob: its path and the references; None if they must stay here.
+
+        Raises:
+            HandedBack: the disk is full, and the work was taken back meanwhile.
+        """
+        if info.blob_dir is None:
+            return None
+        while True:
+            try:
+                return self._spiller.put(info.blob_dir, payloads)
+            except StorageBlocked:
+                # The disk is full: the job is blocked, not failed. In the report the payloads show the supervisor,
+                # whose commit meets the same disk and says so; what is too much for that waits here.
+                if size <= _BLOCKED_HELD_MAX or not info.is_durable:
+                    return None
+                if is_revoked():
+                    raise HandedBack from None
+                time.sleep(_BLOCKED_RETRY_S)
+
+    def spill(
+        self, info: JobInfo, batches: Sequence[Batch], bytes_max: int, size: int, is_revoked: Callable[[], bool]
+    ) -> str | None:
+        """Put payloads above ``bytes_max`` into one blob, references in their place; its path, if there was one."""
+        big = [(b, b.data) for b in batches if b.data is not None and b.size > bytes_max and not is_reference(b.data)]
+        placed = self.put(info, [[data] for _, data in big], size, is_revoked) if big else None
+        if placed is None:
+            return None
+        path, references = placed
+        for (batch, _), reference in zip(big, references, strict=True):
+            batch.data = reference
+            batch.size = len(reference)
+        return path

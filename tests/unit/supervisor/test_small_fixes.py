@@ -1,0 +1,125 @@
+"""Rules of the supervisor's smaller parts: what is kept in memory, what survives trouble, what is forgotten."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from routilux_mp._core.batch import Batch
+from routilux_mp._core.job import Job, RoutineState, Run
+from routilux_mp._core.records import Completed, Submitted
+from routilux_mp._core.stimuli import Emit
+from routilux_mp._core.topology import ConnectionSpec, Topology
+from routilux_mp._serialization.packing import pack, unpack
+from routilux_mp._storage.store import Store
+from routilux_mp._supervisor.committer import InstantCommitter, ThreadCommitter
+from routilux_mp._supervisor.live import LiveJob, NullTenure
+from routilux_mp._supervisor.supervisor import Supervisor
+from routilux_mp._supervisor.vigil import Vigil
+from routilux_mp.errors import SettingInvalid
+from routilux_mp.settings import Settings
+from tests.unit.core.core_bench import routine
+
+
+def _job() -> Job:
+    job = Job("j")
+    job.topology = Topology("f", "concurrent", (routine("a"), routine("b")), (ConnectionSpec(0, 0, 1, 0),))
+    return job
+
+
+def test_without_durability_only_the_newest_history_is_kept() -> None:
+    job, tenure = _job(), NullTenure(history_max=4)
+    first = Submitted(1, "f", job.topology.to_plain(), 0, 0, None)
+    tenure.keep(job, [first])
+    result = Completed(1, 1, 1, (Emit(0, Batch(1, b"result")),))
+    for number in range(50):
+        tenure.keep(job, [Completed(number, 0, 1, (Emit(0, Batch(1, b"on its way")),))])
+        if number == 10:
+            tenure.keep(job, [result])
+    kept = tenure.records()
+    assert kept[:2] == [first, result], "in their order, and for good"
+    assert len(kept) == 4
+
+
+def test_payloads_that_wait_for_a_policy_or_for_their_turn_are_spilled_too() -> None:
+    live = LiveJob(Job("j"), NullTenure(1), "code")
+    live.memory = None
+    batches = [Batch(1, b"x" * 100, (1, 2, n, 0)) for n in range(4)]
+    in_slot, held, ready, on_its_way = batches
+    routines = live.job.routines = [RoutineState(1)]
+    routines[0].ready.append(Run(0, 0, 0, ready, 0, 1, 1))
+    routines[0].slots[0].append(Run(0, 0, 0, in_slot, 0, 1, 1))
+    routines[0].held_emits[3] = (1, (Emit(0, held), Emit(0, on_its_way)))
+    on_its_way.ref = (1, 9, 0, 0)
+    live._position = (1, 9)
+    live.spill(50)
+    assert [batch.data is None for batch in (ready, in_slot, held, on_its_way)] == [True, True, True, False]
+
+
+def _wrong() -> None:
+    raise RecursionError("whatever")
+
+
+def test_a_committer_reports_every_error_and_works_on() -> None:
+    woken = threading.Event()
+    threads, instant = ThreadCommitter(woken.set, threads_max=1), InstantCommitter()
+    instant.submit("j", _wrong)
+    assert isinstance(instant.finished()[0][1], RecursionError)
+    for _ in range(2):
+        woken.clear()
+        threads.submit("j", _wrong)
+        assert woken.wait(5.0)
+        assert isinstance(threads.finished()[0][1], RecursionError)
+    threads.close()
+
+
+def test_the_vigil_outlives_any_trouble_with_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(checkpoint_dir=str(tmp_path), lease_s=0.3, poll_s=0.01)
+    store = Store(str(tmp_path), settings)
+    store.prepare()
+    asked = threading.Semaphore(0)
+
+    def control(job_id: str) -> Any:
+        asked.release()
+        raise SettingInvalid("neither a storage error nor an OSError")
+
+    monkeypatch.setattr(store, "control", control)
+    vigil = Vigil(store, settings, lambda: None)
+    vigil.keep(Job("j"))
+    assert asked.acquire(timeout=5.0)
+    assert asked.acquire(timeout=5.0), "it looks again"
+    vigil.close()
+    store.close()
+
+
+@pytest.mark.parametrize("value", [2**63, 2**64 - 1, 2**64, -(2**63) - 1, 2**2000, "a\udcffb", {"\ud800": [1]}])
+def test_our_own_messages_carry_wide_numbers_and_lone_surrogates(value: object) -> None:
+    assert unpack(pack((1, value))) in ((1, value), (1, {"\ud800": (1,)}))
+
+
+def test_our_own_messages_carry_nothing_else() -> None:
+    with pytest.raises(TypeError):
+        pack({1, 2})
+    with pytest.raises(ValueError, match="none of ours"):
+        unpack(b"\xd4\x07\x00")
+
+
+def test_everybody_is_waited_for_within_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handle:
+        def wait_sealed(self, timeout_s: float) -> bool:
+            waited.append(timeout_s)
+            time.sleep(timeout_s)
+            return False
+
+    waited: list[float] = []
+    supervisor = Supervisor(Settings(durability="none", backend="inline", grace_s=0.05))
+    supervisor.start()
+    monkeypatch.setattr(supervisor, "handles", lambda: [Handle()] * 5)
+    supervisor.leave()
+    monkeypatch.undo()
+    supervisor.close(wait=False)
+    assert sum(waited) < 0.2
