@@ -52,7 +52,6 @@ class Values:
         """An entry of the shared log."""
         return encode_value(entry, self.signer, log_place(self.job_id))
 
-
     def encode_output(self, data: dict[str, Any], routine_id: str, output_type: str) -> bytes:
         """An output."""
         return encode_value(data, self.signer, output_place(self.job_id, routine_id, output_type))

@@ -58,9 +58,7 @@ def import_job(supervisor: Supervisor, compiled: CompiledFlow, state: JobState, 
     values = Values(document.job_id, supervisor.signer)
     own_entries = sum(method == "log" for method, _ in document.edits)
     past: dict[str, list[Any]] = {
-        "history": [
-            (r.routine_id, r.event_name, r.data, r.timestamp.nanoseconds) for r in document.execution_history
-        ],
+        "history": [(r.routine_id, r.event_name, r.data, r.timestamp.nanoseconds) for r in document.execution_history],
         "log": document.shared_log[: len(document.shared_log) - own_entries],
         "outputs": [
             (o["routine_id"], o["output_type"], o["data"], Timestamp.of(o["timestamp"]).nanoseconds)

@@ -122,7 +122,9 @@ def _convert(type_name: Any, raw: Any, where: str) -> Any:
     try:
         if type_name == "bool":
             if isinstance(raw, str):
-                return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[raw.lower()]
+                return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[
+                    raw.lower()
+                ]
             return bool(raw)
         if type_name == "int":
             if isinstance(raw, float) and raw != int(raw):

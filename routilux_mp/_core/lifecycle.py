@@ -27,8 +27,24 @@ from .records import (
 JOB: dict[str, frozenset[type]] = {
     "pending": frozenset({Submitted, Adopted}),
     "running": frozenset(
-        {Completed, Failed, Taken, Posted, Annotated, PauseAsked, Paused, StopAsked, Closed, Ended, Resumed, Answered,
-         Revived, Skipped, Declined, Postponed}
+        {
+            Completed,
+            Failed,
+            Taken,
+            Posted,
+            Annotated,
+            PauseAsked,
+            Paused,
+            StopAsked,
+            Closed,
+            Ended,
+            Resumed,
+            Answered,
+            Revived,
+            Skipped,
+            Declined,
+            Postponed,
+        }
     ),
     "paused": frozenset(
         {Resumed, StopAsked, Ended, Posted, Annotated, Closed, PauseAsked, Paused, Answered, Revived, Skipped}

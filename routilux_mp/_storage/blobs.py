@@ -56,7 +56,9 @@ def path_of(job_path: str, name: str) -> str:
     return f"{job_path}/{BLOBS}/{check_blob_name(name)}"
 
 
-def put_blob_file(blob_dir: str, name: str, chunks: Iterable[bytes | memoryview], fs: FileSystem | None = None) -> BlobRef:
+def put_blob_file(
+    blob_dir: str, name: str, chunks: Iterable[bytes | memoryview], fs: FileSystem | None = None
+) -> BlobRef:
     """Write a blob into `blob_dir`; it and its name are durable on return.
 
     `name` must never have been used before (a random nonce and a running number).

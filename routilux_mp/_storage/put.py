@@ -58,9 +58,7 @@ class Putter:
         """A name in `tmp/` that no other process and no other call uses."""
         return f"{self._prefix}-{next(self._serial)}"
 
-    def put(
-        self, tmp: int, at: int, name: str, data: Sequence[bytes], *, where: str, is_synced: bool = True
-    ) -> bool:
+    def put(self, tmp: int, at: int, name: str, data: Sequence[bytes], *, where: str, is_synced: bool = True) -> bool:
         """Put `name` into the directory `at`: True when ours stands, durable; False when another's does.
 
         The first HEADER_BYTES of `data` identify it (owner and nonce are among them). Without `is_synced`

@@ -153,9 +153,7 @@ def polite_lock(place: Place, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
         return
     from filelock import FileLock, Timeout  # 50 ms: not at package import
 
-    lock = FileLock(
-        place.where(LOCK_FILE), timeout=wait_s, mode=0o600, fallback_to_soft=False, thread_local=False
-    )
+    lock = FileLock(place.where(LOCK_FILE), timeout=wait_s, mode=0o600, fallback_to_soft=False, thread_local=False)
     try:
         lock.acquire()
     except (Timeout, OSError, NotImplementedError, RuntimeError) as error:

@@ -76,8 +76,12 @@ def submit(
 
 
 def resume(
-    supervisor: Supervisor, flow: CompiledFlow | None, job_id: str, *,
-    takeover: bool = False, edits: Edits | None = None,
+    supervisor: Supervisor,
+    flow: CompiledFlow | None,
+    job_id: str,
+    *,
+    takeover: bool = False,
+    edits: Edits | None = None,
 ) -> JobHandle:
     """Go on with a job: one of this process, or a paused, orphaned or handed-over one of this root.
 
@@ -115,9 +119,7 @@ def resume(
     return _take(supervisor, reading, flow, Resume(), edits)
 
 
-def adopt(
-    supervisor: Supervisor, job_id: str, flow_of: FlowOf
-) -> JobHandle | Literal["ended", "paused"]:
+def adopt(supervisor: Supervisor, job_id: str, flow_of: FlowOf) -> JobHandle | Literal["ended", "paused"]:
     """Take over a job that nobody owns, for a standby; a paused one only if it was offered or is asked for.
 
     Raises:
@@ -175,7 +177,10 @@ def enter(
 
 
 def _take(
-    supervisor: Supervisor, reading: recovery.Reading, flow: CompiledFlow | None, stimulus: Resume | Tick,
+    supervisor: Supervisor,
+    reading: recovery.Reading,
+    flow: CompiledFlow | None,
+    stimulus: Resume | Tick,
     edits: Edits | None = None,
 ) -> JobHandle:
     """Own the job from where the reading ends."""

@@ -75,9 +75,7 @@ class Placement:
         return best
 
     def bound(self, code_id: str, routine: str) -> list[WorkerSlot]:
-        return [
-            s for s in self.workers.values() if s.routine == routine and s.code_id == code_id and not s.is_leaving
-        ]
+        return [s for s in self.workers.values() if s.routine == routine and s.code_id == code_id and not s.is_leaving]
 
     def is_full(self, code_id: str) -> bool:
         """No further worker may be started for this code."""

@@ -252,9 +252,7 @@ def test_nobody_reads_what_handlers_print(tmp_path: Path, environment_of_a_scrip
     assert "completed" in errors
 
 
-def test_a_reader_that_waits_does_not_hold_up_the_job(
-    tmp_path: Path, environment_of_a_script: dict[str, str]
-) -> None:
+def test_a_reader_that_waits_does_not_hold_up_the_job(tmp_path: Path, environment_of_a_script: dict[str, str]) -> None:
     process = _talk(tmp_path, 20_000, "a", env=environment_of_a_script)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -279,5 +277,3 @@ def environment_of_a_script(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     root = str(Path(__file__).resolve().parents[2])
     return {**os.environ, "PYTHONPATH": root}
-
-

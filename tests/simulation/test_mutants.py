@@ -135,9 +135,7 @@ def never_charge_a_crash(patch: pytest.MonkeyPatch) -> None:
 
 
 def charge_the_first_instead_of_the_running_one(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        reports, "_seq_at", lambda d, offset: reports._next_seq(d) if d.items or d.special >= 0 else None
-    )
+    patch.setattr(reports, "_seq_at", lambda d, offset: reports._next_seq(d) if d.items or d.special >= 0 else None)
 
 
 def owe_nothing_after_recovery(patch: pytest.MonkeyPatch) -> None:

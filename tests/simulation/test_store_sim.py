@@ -63,7 +63,9 @@ def test_a_seed_replays_alone() -> None:
 def no_fence(patch: pytest.MonkeyPatch) -> None:
     """A commit file is renamed into place, over whatever is there."""
 
-    def put(self: Putter, tmp: int, at: int, name: str, data: Sequence[bytes], *, where: str) -> bool:
+    def put(
+        self: Putter, tmp: int, at: int, name: str, data: Sequence[bytes], *, where: str, is_synced: bool = True
+    ) -> bool:
         private = self.private_name()
         with outcome_unknown(where):
             handle = self.fs.create(private, tmp)

@@ -28,6 +28,7 @@ def _done(bench: OnBench, work: Any, text: str, **report: Any) -> None:
 
 def _read(bench: OnBench, log: Sequence[Durable] | None = None) -> str:
     records = [decode_record(encode_record(record)) for record in (bench.log if log is None else log)]
+
     def decode(batch: Batch, _: bytes) -> list[Any]:
         return list((batch.data or b"").decode())
 
