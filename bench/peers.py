@@ -37,8 +37,8 @@ class Peer(NamedTuple):
 
 PEERS_OF_CHAIN = (
     Peer("bare multiprocessing.Queue per hop", "bench_rawq.py", "W1", 50_000, "queue"),
-    Peer("multiprocessing.Pool.imap, item by item", "bench_mp.py", "W1", 20_000, "stdlib_pool"),
-    Peer("ProcessPoolExecutor, item by item", "bench_mp.py", "W1", 5_000, "stdlib_ppe"),
+    Peer("multiprocessing.Pool.imap, item by item", "bench_mp.py", "W1", 20_000, "pool1"),
+    Peer("ProcessPoolExecutor, item by item", "bench_mp.py", "W1", 5_000, "ppe"),
     Peer("bytewax, item by item", "bench_bytewax.py", "W1", 30_000, "b1"),
     Peer("bytewax, batches of 64", "bench_bytewax.py", "W1", 200_000, "b64"),
     Peer("Dask", "bench_dask.py", "W1", 1_000, ""),

@@ -38,25 +38,21 @@ def is_simple(value: Any, depth_max: int = 3) -> bool:
     """Whether the value is made of atoms, lists and dictionaries only. No, when it is not quickly found out."""
     kind = type(value)
     if kind is dict:
-        if not _are_atoms(value):
-            return False
-        inner = value.values()
-    elif kind is list:
-        inner = value
-    else:
+        if len(value) > _MANY:
+            return ATOMS.issuperset(map(type, value)) and ATOMS.issuperset(map(type, value.values()))
+        for key, item in value.items():
+            if type(key) not in ATOMS:
+                return False
+            if type(item) not in ATOMS and not (depth_max and is_simple(item, depth_max - 1)):
+                return False
+        return True
+    if kind is not list:
         return kind in ATOMS
-    if len(inner) > _MANY:
-        return ATOMS.issuperset(map(type, inner))
-    for item in inner:
+    if len(value) > _MANY:
+        return ATOMS.issuperset(map(type, value))
+    for item in value:
         if type(item) not in ATOMS and not (depth_max and is_simple(item, depth_max - 1)):
             return False
-    return True
-
-
-def _are_atoms(keys: dict[Any, Any]) -> bool:
-    for key in keys:
-        if type(key) is not str:
-            return ATOMS.issuperset(map(type, keys))
     return True
 
 

@@ -29,8 +29,9 @@ from .base import Code, CodeReady, CodeRefused, Died, Event, Exit, Message, Prin
 
 log = logging.getLogger(__name__)
 
-#: Loads during which the nursery may die before the code is taken to be the reason.
-_LOADS_MAX = 2
+#: Loads in a row during which the nursery may die before the code is taken to be the reason; somebody who kills
+#: processes at random must not make a job fail.
+_LOADS_MAX = 4
 #: Ends that ``running`` still answers for.
 _ENDS_MAX = 1024
 _CLOSE_S = 5.0

@@ -130,7 +130,8 @@ class Torture:
                 job_id, strokes = self._new_job_id(), []  # nobody was told that it exists
             else:
                 how = self.random.choice(["resume", "adopt"])
-        self.outcomes[job_id] = self._sorted(program.said["ended"]["outcome"])
+        outcome = self.outcomes[job_id] = self._sorted(program.said["ended"]["outcome"])
+        assert outcome["status"] == "completed", f"{job_id}: {outcome['status']}, {outcome['error']}; {strokes}"
         lines = witness.statements(self.statements, job_id)
         conflicting = "counter" if self.case.has_conflicts else ""
         end = witness.look(self.root, job_id)

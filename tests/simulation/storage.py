@@ -166,8 +166,8 @@ class SimTenure:
         self._snapshot, self._rolling = (self.epoch, self._rolling), None
 
     def _gate(self, put: Callable[[], None]) -> None:
-        if self.is_over:
-            raise Fenced(f"the tenure of {self.job_id} is over")
+        if self.is_over or self.log.epoch != self.epoch:
+            raise Fenced(f"the tenure of {self.job_id} is over")  # its successor has sealed the epoch
         try:
             self.disk.gate(put)
         except OutcomeUnknown:
