@@ -262,7 +262,8 @@ class SimWorker:
 
     def batches(self, out: list[tuple[int, int]]) -> list[Emit]:
         """Per event in order, cut into batches as chance has it; some of them go into a blob together."""
-        blob = f"b{self.number}-{len(self.world.audit.performed)}" if self.rng.random() < 0.1 else ""
+        # A name is never used twice, also not by the workers of the next supervisor.
+        blob = f"b{next(self.world.blob_numbers)}" if self.rng.random() < 0.1 else ""
         emits: list[Emit] = []
         for event in dict.fromkeys(e for e, _ in out):
             values = [v for e, v in out if e == event]

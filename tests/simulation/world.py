@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import count
 from random import Random
 
 from routilux_mp._core.batch import Batch
@@ -71,6 +72,7 @@ class Summary:
 
 class World:
     def __init__(self, seed: int) -> None:
+        self.blob_numbers = count(1)
         self.seed = seed
         self.rng = rng = Random(seed)
         self.clock = Clock()
