@@ -23,6 +23,7 @@ from .errors import RoutiluxError, RuntimeClosed
 from .status import JobStatus
 
 if TYPE_CHECKING:
+    from ._core.job import DeadLetter
     from ._core.view import JobView
     from ._supervisor.cut import Cut
     from ._supervisor.handle import JobHandle
@@ -107,23 +108,26 @@ class LiveJob:
 
     @property
     def dead_letters(self) -> list[dict[str, Any]]:
-        view = self.handle.view
-        names = list(view.progress)
         letters = []
-        for letter in view.dead_letters:
-            shown = {
-                "activation_id": f"{self.job_id}/{names[letter.routine]}/{letter.seq}",
-                "routine_id": names[letter.routine],
-                "error": letter.failure.message,
-                "error_type": letter.failure.type_name,
-                "timestamp": Timestamp.of(letter.time_ns),
-            }
+        for letter in self.handle.view.dead_letters:
+            shown = self._letter(letter)
             try:
                 shown["slot_name"], shown["data"] = self.handle.input_of(letter)
             except RoutiluxError as error:
-                shown["data_error"] = f"{type(error).__name__}: {error}"  # it may be what killed the worker
+                shown["data_error"] = f"{type(error).__name__}: {error}"
             letters.append(shown)
         return letters
+
+    def _letter(self, letter: DeadLetter) -> dict[str, Any]:
+        """A dead letter without its input: opening that may be what killed the worker."""
+        routine_id = list(self.handle.view.progress)[letter.routine]
+        return {
+            "activation_id": f"{self.job_id}/{routine_id}/{letter.seq}",
+            "routine_id": routine_id,
+            "error": letter.failure.message,
+            "error_type": letter.failure.type_name,
+            "timestamp": Timestamp.of(letter.time_ns),
+        }
 
     @property
     def shared_data(self) -> dict[str, Any]:
@@ -307,7 +311,9 @@ class LiveJob:
         return still._document(cut, history_max)
 
     def _document(self, cut: Cut, history_max: int | None) -> Document:
-        unknown: dict[str, Any] = {"dead_letters": [_plain_times(letter) for letter in self.dead_letters]}
+        unknown: dict[str, Any] = {
+            "dead_letters": [_plain_times(self._letter(letter)) for letter in cut.view.dead_letters]
+        }
         count = cut.view.history_count
         if history_max is not None and count > history_max:
             items = cut.newest_history(history_max)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -75,6 +76,10 @@ def ended(flow: Flow, folder: Path, n: int = N, **settings: Any) -> Iterator[Job
         yield state
     finally:
         runtime.shutdown(wait=False)
+    # The end is sealed, and people and other tools can read it.
+    shown = json.loads((folder / state.job_id / "job_state.json").read_bytes())
+    assert (shown["status"], "incomplete" in shown) == (str(state.status), False)
+    assert len(shown["dead_letters"]) == len(state._live_or_fail().handle.view.dead_letters)
 
 
 def results(state: JobState) -> list[int]:
