@@ -26,6 +26,22 @@ os.environ["ROUTILUX_MP_KEY_FILE"] = str(Path(_PRIVATE.name, "key"))
 os.environ["ROUTILUX_MP_CHECKPOINT_DIR"] = str(Path(_PRIVATE.name, "checkpoints"))
 
 
+#: Rings that are thorough by nature: `scripts/test --quick` leaves them to the whole suite.
+_SLOW_RINGS = (
+    "tests/failover", "tests/model", "tests/property", "tests/recovery", "tests/storage_faults",
+    "tests/simulation/test_mutants.py", "tests/simulation/test_store_sim.py", "tests/acceptance/test_examples.py",
+    "tests/acceptance/test_demo.py", "tests/acceptance/test_end_of_script.py", "tests/integration/test_api_details.py",
+    "tests/integration/test_documents.py", "tests/integration/test_error_table.py", "tests/seeds/test_programs.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow rings as such."""
+    for item in items:
+        if item.path.relative_to(_ROOT).as_posix().startswith(_SLOW_RINGS):
+            item.add_marker(pytest.mark.slow)
+
+
 def _children() -> set[int]:
     """Direct children of this process, zombies included: one that was not reaped is left behind too."""
     found: set[int] = set()
