@@ -8,6 +8,7 @@ page says what starts, and nothing starts that is revoked or behind the lease.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
@@ -36,6 +37,9 @@ from .uncommitted import LONG_NS
 from .wire import Forget, JobInfo, Reported, Task
 
 Activity = Iterator[None]
+#: A batch makes a thousand containers at once, which live until it is done: nothing that a collection would free.
+_GC_OBJECTS = 5000
+_GC_DEFAULT = (700, 10, 10)
 
 
 class Worker:
@@ -317,6 +321,8 @@ class Worker:
 
 def run(sock: socket.socket, page_fd: int, routines: Routines) -> None:
     """Be a worker process until the supervisor closes the socket."""
+    if gc.get_threshold() == _GC_DEFAULT:  # else the user's code knows better
+        gc.set_threshold(_GC_OBJECTS, *_GC_DEFAULT[1:])
     page = Page(page_fd)
     os.close(page_fd)
     channel = SocketChannel(sock)
