@@ -104,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         asked.add_argument("--json", action="store_true", help="as a JSON document")
         asked.set_defaults(run=_ask, kind=kind)
 
+    _add_readers(commands)
+    _add_demos(commands)
+    return parser
+
+
+def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What only looks at a checkpoint directory."""
     status = commands.add_parser("status", help="all jobs below a root, dead ones too", description=_status.__doc__)
     status.add_argument("root", nargs="?", metavar="ROOT", help="the checkpoint root, or one job's directory")
     _directory(status)
@@ -122,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     fsck.add_argument("--json", action="store_true", help="as a JSON document")
     fsck.set_defaults(run=_fsck)
 
+
+def _add_demos(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     demo = commands.add_parser("demo", help="demonstrations", description="Demonstrations on real input.")
     demos = demo.add_subparsers(title="demonstrations", metavar="NAME", required=True)
     kill9 = demos.add_parser("kill9", help="the main job, killed twice and resumed", description=_kill9.__doc__)
@@ -133,7 +142,6 @@ def _parser() -> argparse.ArgumentParser:
     takeover.add_argument("--out", type=Path, default=Path("out/takeover"), help="where everything is written")
     takeover.add_argument("--tiles", type=int, default=16, metavar="N", help="N x N tiles (default: %(default)s)")
     takeover.set_defaults(run=_takeover)
-    return parser
 
 
 def _directory(parser: argparse.ArgumentParser) -> None:
