@@ -20,7 +20,7 @@ from .._serialization.places import slot_place
 from .._storage.codec import decode_record
 from .._storage.replay import LogRef
 from .._storage.views import load_lock_library
-from ..errors import CheckpointDamaged, UnknownName
+from ..errors import CheckpointDamaged, Fenced, UnknownName
 from . import recovery
 from .compiled import CompiledFlow, Edits
 from .handle import JobHandle
@@ -108,19 +108,25 @@ def resume(
     if reading.job.is_terminal:
         return _ended(supervisor, reading)
     owners = Owners(supervisor.store)
-    owner, seal_reason = reading.log.owner, reading.log.seal_reason
     if takeover:
-        owners.ask_to_yield(job_id, owner, supervisor.settings.grace_s + 4 * supervisor.settings.poll_s)
+        owners.ask_to_yield(job_id, reading.log.owner, supervisor.settings.grace_s + 4 * supervisor.settings.poll_s)
         reading = recovery.read(supervisor.store, job_id, supervisor.settings)
-    elif owners.require_gone(job_id, owner, seal_reason):
-        reading = recovery.read(supervisor.store, job_id, supervisor.settings)
+    else:
+        while owners.require_gone(job_id, reading.log.owner, reading.log.seal_reason):
+            epoch = reading.log.epoch
+            reading = recovery.read(supervisor.store, job_id, supervisor.settings)
+            if reading.log.epoch == epoch:
+                break  # nobody was quicker meanwhile, whose life would have to be looked at first
     if reading.job.is_terminal:
         return _ended(supervisor, reading)
     return _take(supervisor, reading, flow, Resume(), edits)
 
 
-def adopt(supervisor: Supervisor, job_id: str, flow_of: FlowOf) -> JobHandle | Literal["ended", "paused"]:
+def adopt(supervisor: Supervisor, job_id: str, flow_of: FlowOf, epoch: int) -> JobHandle | Literal["ended", "paused"]:
     """Take over a job that nobody owns, for a standby; a paused one only if it was offered or is asked for.
+
+    ``epoch``: the one whose owner was found to be gone. Of a newer one nothing is known but that somebody
+    opened it since: its owner lives, and is not deposed.
 
     Raises:
         Fenced: another one was quicker.
@@ -128,6 +134,8 @@ def adopt(supervisor: Supervisor, job_id: str, flow_of: FlowOf) -> JobHandle | L
     """
     supervisor.start()
     reading = recovery.read(supervisor.store, job_id, supervisor.settings)
+    if reading.log.epoch != epoch:
+        raise Fenced(f"job '{job_id}': another owner opened epoch {reading.log.epoch} meanwhile")
     job = reading.job
     if job.is_terminal:
         return "ended"

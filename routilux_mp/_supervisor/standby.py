@@ -259,7 +259,7 @@ class Standby:
 
     def _take(self, found: Found) -> None:
         try:
-            self._results.append((found, self._supervisor.adopt(found.job_id, self._flow_of)))
+            self._results.append((found, self._supervisor.adopt(found.job_id, self._flow_of, found.glance.epoch)))
         except RoutiluxError as error:
             self._results.append((found, error))
         self._wakeup.set()

@@ -97,9 +97,9 @@ class Supervisor:
         """See :func:`entering.resume`."""
         return entering.resume(self, flow, job_id, takeover=takeover, edits=edits)
 
-    def adopt(self, job_id: str, flow_of: entering.FlowOf) -> JobHandle | Literal["ended", "paused"]:
+    def adopt(self, job_id: str, flow_of: entering.FlowOf, epoch: int) -> JobHandle | Literal["ended", "paused"]:
         """See :func:`entering.adopt`."""
-        return entering.adopt(self, job_id, flow_of)
+        return entering.adopt(self, job_id, flow_of, epoch)
 
     def preload(self, job_id: str, flow_of: entering.FlowOf) -> None:
         """See :func:`entering.preload`."""

@@ -14,7 +14,8 @@ from routilux_mp import Flow, JobState, Runtime
 from routilux_mp._storage.control import Request, new_request_id
 from routilux_mp._storage.store import Store
 from routilux_mp._supervisor import remote
-from routilux_mp.errors import HandedOver, JobOwned
+from routilux_mp._supervisor.supervisor import Supervisor
+from routilux_mp.errors import Fenced, HandedOver, JobOwned
 from routilux_mp.settings import Settings
 from tests.failover.cluster import Cluster, eventually
 
@@ -213,3 +214,20 @@ def test_a_job_handed_over_by_the_library_can_be_had_back(cluster: Cluster) -> N
         again = runtime.resume_job(cluster.job_id())
         assert JobState.wait_for_completion(Flow("failover"), again, timeout=30)
     cluster.require_completed(100)
+
+
+def test_a_standby_that_was_slow_does_not_depose_who_was_quicker(cluster: Cluster, here: None) -> None:
+    killed_owner(cluster, 60, at=10)
+    job_id = cluster.job_id()
+    supervisor = Supervisor(Settings(checkpoint_dir=str(cluster.root), backend="inline"))
+    glance = supervisor.store.glance(job_id)
+    assert glance is not None
+    with Store(str(cluster.root), Settings()) as quicker:
+        tenure = quicker.take_over(job_id)[1]
+        try:
+            with pytest.raises(Fenced, match="meanwhile"):
+                supervisor.adopt(job_id, lambda flow_id: None, glance.epoch)
+        finally:
+            supervisor.close()
+        tenure.seal("handover")  # it still could: nobody has fenced it
+        tenure.close()

@@ -36,7 +36,7 @@ class Supervisor:
 
         self.store.glance = noted  # type: ignore[method-assign,assignment]
 
-    def adopt(self, job_id: str, flow_of: object) -> object:
+    def adopt(self, job_id: str, flow_of: object, epoch: int) -> object:
         self.asked.append(job_id)
         if isinstance(self.answer, RoutiluxError):
             raise self.answer
