@@ -22,6 +22,7 @@ from .._worker.records import HistoryItem, OutputItem, history_of, log_of, outpu
 from ..errors import RoutiluxError, RuntimeClosed, UnknownName
 from .cut import Cut, Taken, take
 from .live import LiveJob
+from .onlooker import check_event
 
 if TYPE_CHECKING:
     from .._storage.replay import JobLog
@@ -360,13 +361,7 @@ class JobHandle:
 
     def check_event(self, routine: str, event: str) -> tuple[int, int]:
         """The numbers of the routine and of its event; ``ValueError`` unless the job's flow has them."""
-        topology = self._live.job.topology
-        number = topology.index_of(routine)
-        if number is None:
-            raise UnknownName(f"Routine '{routine}' not found in flow")
-        if event not in topology.routines[number].events:
-            raise UnknownName(f"Event '{event}' not found in routine '{routine}'")
-        return number, topology.routines[number].events.index(event)
+        return check_event(self._live.job.topology, routine, event)
 
     def _history_of(self, records: Iterable[Durable]) -> Iterator[HistoryItem]:
         job = self._live.job

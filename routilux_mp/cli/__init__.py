@@ -123,6 +123,14 @@ def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show.add_argument("--json", action="store_true", help="as a JSON document")
     show.set_defaults(run=_show)
 
+    results = commands.add_parser("results", help="what a job has given out", description=_results.__doc__)
+    results.add_argument("job", metavar="JOB", help="the job's directory, or its id below --dir")
+    results.add_argument("routine", metavar="ROUTINE", help="the routine that emits")
+    results.add_argument("event", metavar="EVENT", help="its event, connected to nothing")
+    results.add_argument("-f", "--follow", action="store_true", help="go on, as they come, until the job has ended")
+    _directory(results)
+    results.set_defaults(run=_results)
+
     fsck = commands.add_parser("fsck", help="read every file of a job and check it", description=_fsck.__doc__)
     fsck.add_argument("job", metavar="JOB", help="the job's directory, or its id below --dir")
     _directory(fsck)
@@ -193,6 +201,13 @@ def _show(options: argparse.Namespace) -> int:
     from .reading import show
 
     return show(options)
+
+
+def _results(options: argparse.Namespace) -> int:
+    """Emissions of an event that is connected to nothing, a JSON object a line, also while the job runs elsewhere."""
+    from .reading import results
+
+    return results(options)
 
 
 def _fsck(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Commands that only read: ``status``, ``show``, ``fsck``. They work on dead directories and write nothing."""
+"""Commands that only read, also dead directories: ``status``, ``show``, ``results``, ``fsck``. They write nothing."""
 
 from __future__ import annotations
 
@@ -58,6 +58,16 @@ def show(options: argparse.Namespace) -> int:
         print(f"! dead letter {letter}")
     if folded.is_resumable:
         print(f"\ncontinue:  routilux-mp resume {folded.path}")
+    return OK
+
+
+def results(options: argparse.Namespace) -> int:
+    """What a job has given out, a line each; what JSON has no word for is shown as text."""
+    from ..remote import results as results_of
+
+    root, job_id = job_directory(options)
+    for value in results_of(job_id, options.routine, options.event, root=root, follow=options.follow):
+        print(json.dumps(value, default=repr), flush=options.follow)
     return OK
 
 
