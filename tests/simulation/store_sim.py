@@ -8,13 +8,8 @@ got a name, in which order, and what owners were told.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import random
 import re
-import sys
-import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -290,7 +285,7 @@ def simulate(seed: int) -> World:
     try:
         _run(world)
     except (AssertionError, RoutiluxError, OSError, ValueError, KeyError) as error:
-        error.add_note(f"seed {seed}: scripts/simulate_store --from {seed} --seeds 1")
+        error.add_note(f"seed {seed}: scripts/simulate store --from {seed} --seeds 1")
         raise
     return world
 
@@ -357,28 +352,3 @@ def check_end(world: World) -> None:
         world.demand(read[: len(history)] == history, f"the history {history} became {read}")
     if world.broken is not None:
         raise world.broken
-
-
-def main() -> int:
-    """`scripts/simulate_store`: as many seeds as one likes, and any one of them again."""
-    parser = argparse.ArgumentParser(prog="scripts/simulate_store", description="Simulate the store, one run per seed.")
-    parser.add_argument("--seeds", type=int, default=2_000, help="how many (default: %(default)s)")
-    parser.add_argument("--from", type=int, default=0, dest="first", help="the first one (default: %(default)s)")
-    options = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    begin, seen, broken = time.monotonic(), Counter[str](), 0
-    for seed in range(options.first, options.first + options.seeds):
-        try:
-            seen.update(simulate(seed).met())
-        except (AssertionError, RoutiluxError, OSError, ValueError, KeyError) as error:
-            broken += 1
-            print("\n".join([f"{type(error).__name__}: {error}", *error.__notes__]), file=sys.stderr)
-    took = time.monotonic() - begin
-    print(f"{options.seeds} seeds, {broken} broken, {took:.1f} s, {took / max(1, options.seeds) * 1000:.1f} ms each")
-    for what, count in seen.items():
-        print(f"  {count:10} {what}")
-    return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
