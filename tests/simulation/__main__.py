@@ -31,7 +31,7 @@ KINDS: dict[str, Callable[[int], Iterable[str]]] = {"jobs": _job, "store": _stor
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/simulate",
-        description="Whole jobs under crashes of workers and supervisor; the store under several owners. A run per seed.",
+        description="Jobs under crashes of workers and supervisors; the store under several owners. One run a seed.",
     )
     parser.add_argument("kind", nargs="?", choices=KINDS, help="only this (default: both)")
     parser.add_argument("--seeds", type=int, default=1_000, help="how many of each (default: %(default)s)")
