@@ -67,6 +67,12 @@ class Archive:
         with self._place.dir(FOLDER) as at:
             return self._file(at, number)
 
+    def raw(self, number: int) -> bytes:
+        """The bytes of commit file `number`, as they were put."""
+        self.file(number)
+        with self._place.dir(FOLDER) as at:
+            return self._range(at, HEADER_BYTES + self._ends[number - 1], self._ends[number] - self._ends[number - 1])
+
     def files(self) -> Iterator[CheckpointFile]:
         """All commit files in order, verified as a chain that ends where the header says."""
         previous: CheckpointFile | None = None

@@ -108,7 +108,7 @@ class Store:
 
     def create(self, job_id: str, flow_doc: bytes) -> Tenure:
         """Begin a job. `UsageError` when one of this id exists."""
-        place = self._place(job_id)
+        place = self.place(job_id)
         self.prepare()
         return takeover.create(place, self._writer, flow_doc)
 
@@ -119,7 +119,7 @@ class Store:
             UnknownName: there is no such job.
             CheckpointDamaged: it cannot be read to its end.
         """
-        place = self._place(job_id)
+        place = self.place(job_id)
         try:
             let_go(place.fs, place.open())
         except FileNotFoundError:
@@ -134,12 +134,12 @@ class Store:
 
     def has_only_views(self, job_id: str) -> bool:
         """Somebody put the two documents there; the job itself never ran in this root."""
-        names = set(self._place(job_id).names())
+        names = set(self.place(job_id).names())
         return bool(names) and names <= {FLOW_VIEW, STATE_VIEW, LOCK_FILE}
 
     def read_views(self, job_id: str) -> tuple[bytes | None, bytes | None]:
         """The documents of flow.json and job_state.json, None where there is none."""
-        return views.read(self._place(job_id))
+        return views.read(self.place(job_id))
 
     def prepare_to_take_over(self) -> None:
         """As `prepare`, and spend now what a take-over should not spend."""
@@ -154,7 +154,7 @@ class Store:
         `log`: an earlier reading, on which the decision to take over was based. If another owner has
         opened an epoch since, it is that owner's: Fenced.
         """
-        place = self._place(job_id)
+        place = self.place(job_id)
         self.prepare()
         log = log if log is not None else self.read(job_id)
         with views.polite_lock(place, _TAKE_OVER_LOCK_S):  # keeps standbys of one host from futile races
@@ -186,16 +186,16 @@ class Store:
 
     def glance(self, job_id: str) -> Glance | None:
         """Who opened the job's newest epoch and whether it is sealed; None when nothing was ever written."""
-        return glance(self._place(job_id))
+        return glance(self.place(job_id))
 
     def read_frame(self, job_id: str, ref: LogRef) -> bytes:
         """One frame, without reading the log up to there."""
-        return LogReader(self._place(job_id)).frame(ref)
+        return LogReader(self.place(job_id)).frame(ref)
 
     def control(self, job_id: str) -> Control:
         """The requests to a job."""
         self.prepare()
-        return Control(self._place(job_id))
+        return Control(self.place(job_id))
 
     def heartbeat(self) -> Heartbeat:
         """This process's heartbeat."""
@@ -209,7 +209,7 @@ class Store:
 
     def view_paths(self, job_id: str) -> ViewPaths:
         """Where the job's views and blobs are."""
-        job = self._place(job_id).path
+        job = self.place(job_id).path
         return ViewPaths(job, f"{job}/{FLOW_VIEW}", f"{job}/{STATE_VIEW}", f"{job}/{BLOBS}")
 
     def close(self) -> None:
@@ -226,7 +226,8 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _place(self, job_id: str) -> Place:
+    def place(self, job_id: str) -> Place:
+        """The job's directory; nothing is looked at."""
         return Place(self._root, check_job_id(job_id))
 
     def _keep_ballast(self, tmp: int) -> None:

@@ -20,7 +20,8 @@ from ..settings import Settings
 from .outputs import outputs_of
 
 if TYPE_CHECKING:
-    from .._storage.replay import JobLog, LogRef
+    from .._storage.reader import LogRef
+    from .._storage.replay import JobLog
     from .._storage.store import Store
 
 
@@ -31,6 +32,14 @@ def new_job(job_id: str, settings: Settings) -> Job:
         grace_s=settings.grace_s,
         ordered_window_max=settings.ordered_window_max,
     )
+
+
+class RecordDamaged(CheckpointDamaged):
+    """A record is whole and says something impossible. ``at``: where it is."""
+
+    def __init__(self, text: str, at: LogRef) -> None:
+        super().__init__(text)
+        self.at = at
 
 
 class Reading(NamedTuple):
@@ -75,7 +84,9 @@ def fold(
             apply(job, record)
         except (AssertionError, IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
             text = f"job {log.job_id}: the record at {tuple(ref)} does not fit what precedes it"
-            raise CheckpointDamaged(text) from error
+            raise RecordDamaged(text, ref) from error
+        except CheckpointDamaged as error:
+            raise RecordDamaged(f"job {log.job_id}: {error}", ref) from error
         if outputs is not None:
             outputs += outputs_of((record,))
     if job.status == "pending":

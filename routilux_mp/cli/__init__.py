@@ -137,6 +137,13 @@ def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     fsck.add_argument("--json", action="store_true", help="as a JSON document")
     fsck.set_defaults(run=_fsck)
 
+    repair = commands.add_parser("repair", help="cut a damaged job back to what is whole", description=_repair.__doc__)
+    repair.add_argument("job", metavar="JOB", help="the job's directory, or its id below --dir")
+    repair.add_argument("--accept-loss", action="store_true", help="copy the directory, then cut (default: only say)")
+    _directory(repair)
+    repair.add_argument("--json", action="store_true", help="as a JSON document")
+    repair.set_defaults(run=_repair)
+
 
 def _add_demos(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     demo = commands.add_parser("demo", help="demonstrations", description="Demonstrations on real input.")
@@ -215,6 +222,13 @@ def _fsck(options: argparse.Namespace) -> int:
     from .reading import fsck
 
     return fsck(options)
+
+
+def _repair(options: argparse.Namespace) -> int:
+    """Say how far a damaged log is whole and what comes after; with --accept-loss go back to there, copying first."""
+    from .repairing import repair
+
+    return repair(options)
 
 
 def _standby(options: argparse.Namespace) -> int:

@@ -34,8 +34,8 @@ def test_a_follower_sees_every_result_once_although_the_owner_is_killed(cluster:
 
     def follow() -> None:
         try:
-            for value in remote.results(cluster.job_id(), "work", "done", root=str(cluster.root), follow=True):
-                seen.append(value["i"])
+            found = remote.results(cluster.job_id(), "work", "done", root=str(cluster.root), follow=True)
+            seen.extend(value["i"] for value in found)
         except BaseException as error:
             failed.append(error)
             raise

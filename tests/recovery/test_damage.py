@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from routilux_mp import Flow, JobState, Routine, Runtime
+from routilux_mp import Flow, JobState, Routine, Runtime, cli
+from routilux_mp._storage.store import Store
 from routilux_mp.errors import CheckpointDamaged, CheckpointFormat, FlowMismatch, RoutiluxError, UnknownName, UsageError
+from routilux_mp.settings import Settings
 from tests.recovery import witness
 from tests.recovery.flows import Square, burn
 
@@ -56,7 +58,8 @@ def flow_of(flow_id: str = "damage", second: str = "square", event: str = "out")
 def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A root with one paused job of several epochs; copied by each test."""
     root = tmp_path_factory.mktemp("good") / "checkpoints"
-    options = {"log_bytes_max": 6000, "roll_interval_s": 0, "batch_count_max": 10}
+    # On "another host": this process, which lives on, is not taken for its owner.
+    options = {"log_bytes_max": 6000, "roll_interval_s": 0, "batch_count_max": 10, "host_id": "another"}
     with Runtime(2, checkpoint_dir=str(root), **options) as runtime:
         flow = flow_of()
         state = runtime.exec(flow, {"n": N}, settle_s=0)
@@ -120,6 +123,16 @@ def only_half_was_copied(job: Path) -> None:
 
 def the_copy_holds_only_snapshots(job: Path) -> None:
     shutil.rmtree(job / "epochs")
+
+
+def a_record_does_not_fit(job: Path) -> None:
+    """Whole files, written by somebody who did not know what he wrote."""
+    settings = Settings(host_id="another")
+    with Store(str(job.parent), settings) as store:
+        _, tenure = store.take_over(job.name)
+        tenure.commit([b"rubbish"])
+        tenure.commit([b"more of it"])
+        tenure.close()
 
 
 def format_json_is_missing(job: Path) -> None:
@@ -235,3 +248,56 @@ def test_a_root_that_cannot_be_made(where: str, tmp_path: Path) -> None:
             runtime.exec(flow_of(), {"n": 1})
         assert root in str(caught.value)
         assert runtime.list_jobs() == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        the_last_commit_is_cut,
+        the_first_commit_is_flipped,
+        a_commit_is_missing,
+        only_half_was_copied,
+        the_copy_holds_only_snapshots,
+        a_record_does_not_fit,
+        format_json_is_missing,
+        format_json_is_cut,
+    ],
+)
+def test_repair_says_what_is_lost_copies_and_then_the_job_goes_on(
+    damage: Callable[[Path], None], good: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, job_id = good
+    root = tmp_path / "checkpoints"
+    shutil.copytree(source, root)
+    damage(root / job_id)
+    before = tree(root / job_id)
+    assert cli.main(["repair", str(root / job_id)]) == 1
+    assert "--accept-loss" in capsys.readouterr().out
+    assert tree(root / job_id) == before, "nothing may change before the loss is accepted"
+
+    assert cli.main(["repair", str(root / job_id), "--accept-loss", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert tree(Path(found["copy"])) == before
+    assert cli.main(["fsck", str(root / job_id)]) == 0
+    flow = flow_of()
+    with Runtime(2, checkpoint_dir=str(root)) as runtime:
+        state = runtime.resume_job(job_id, flow)
+        if state.status == "paused":
+            runtime.resume(flow, state)
+        assert JobState.wait_for_completion(flow, state, timeout=30)
+        assert [r["square"] for r in state.results("square", "out")] == [i * i for i in range(N)]
+    capsys.readouterr()
+    assert cli.main(["repair", str(root / job_id), "--accept-loss"]) == 0
+    assert "nothing to repair" in capsys.readouterr().out
+
+
+def test_repair_refuses_what_is_not_its_own(good: tuple[Path, str], tmp_path: Path) -> None:
+    source, job_id = good
+    root = tmp_path / "checkpoints"
+    shutil.copytree(source, root)
+    a_newer_version_wrote_it(root / job_id)
+    the_last_commit_is_cut(root / job_id)
+    before = tree(root / job_id)
+    assert cli.main(["repair", str(root / job_id), "--accept-loss"]) != 0
+    assert tree(root / job_id) == before
+    assert cli.main(["repair", str(root / "nothing"), "--accept-loss"]) == 2
