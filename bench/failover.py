@@ -102,13 +102,12 @@ def field() -> Iterator[Field]:
             made.close()
 
 
-def until(probe: Callable[[], object], on: Field) -> None:
+def until(probe: Callable[[], object], on: Field, what: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not probe():
         if time.monotonic() > deadline:
-            raise SystemExit(
-                f"nothing happened in {DEADLINE_S:.0f} s; what was said:\n{(on.folder / 'said').read_text()}"
-            )
+            said = (on.folder / "said").read_text()
+            raise SystemExit(f"not within {DEADLINE_S:.0f} s: {what}; what was said:\n{said}")
         time.sleep(0.005)
 
 
@@ -122,13 +121,14 @@ def one_takeover(number: signal.Signals, owner_host: str = "", standby_host: str
     with field() as on:
         standby = on.standby(standby_host)
         owner = on.owner(owner_host, n=100_000)
-        until(lambda: sum(on.begun().values()) >= 50 and is_ready(standby), on)
+        until(lambda: sum(on.begun().values()) >= 50, on, "50 items")
+        until(lambda: is_ready(standby), on, "the standby has a nursery")
         time.sleep(0.3)
         pids = on.remember(owner)
         told = time.time()
         for pid in pids if number == signal.SIGSTOP else pids[:1]:
             os.kill(pid, number)
-        until(lambda: on.first_commit(2), on)
+        until(lambda: on.first_commit(2), on, "a commit of the successor")
         took = (on.first_commit(2) or 0.0) - told
         twice = sum(count > 1 for count in on.begun().values())
         return (
@@ -142,7 +142,7 @@ def orphans() -> float:
     """Seconds from the death of a supervisor to that of its last worker, busy in C code, and of their children."""
     with field() as on:
         owner = on.owner(n=2, burn=True)
-        until(lambda: len(on.begun()) == 2 and len(below(owner.pid)) >= 6, on)
+        until(lambda: len(on.begun()) == 2 and len(below(owner.pid)) >= 6, on, "two busy workers")
         pids = on.remember(owner)
         os.kill(owner.pid, signal.SIGKILL)
         begin = time.perf_counter()
@@ -181,15 +181,15 @@ def idle_cost(seconds: float = 20.0) -> tuple[float, float]:
             [sys.executable, str(on.folder / "many.py"), str(on.root), str(RUNNING)], env=environment
         )
         on._processes.append(many)
-        until(lambda: len(list(on.root.iterdir())) >= FINISHED + RUNNING, on)
+        until(lambda: len(list(on.root.iterdir())) >= FINISHED + RUNNING, on, "all jobs")
         standby = on.standby()
-        until(lambda: is_ready(standby), on)
+        until(lambda: is_ready(standby), on, "the standby has a nursery")
         time.sleep(4.0)
         pids = below(standby.pid)
         before = sum(map(cpu_s, pids))
         time.sleep(seconds)
         share = (sum(map(cpu_s, pids)) - before) / seconds
-        return share, rss_mb(standby.pid)
+        return share, sum(map(pss_mb, below(standby.pid)))
 
 
 def cpu_s(pid: int) -> float:
@@ -197,9 +197,10 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def rss_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+def pss_mb(pid: int) -> float:
+    """Memory of a process; what it shares with others is divided among them."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) / 1024
 
 
 def spread(values: list[float]) -> str:
@@ -233,8 +234,10 @@ def kill9(rounds: int) -> list[Row]:
 
 
 def sigterm(rounds: int) -> list[Row]:
-    here = [one_takeover(signal.SIGTERM)[0] for _ in range(rounds)]
-    there = [one_takeover(signal.SIGTERM, "a", "b")[0] for _ in range(rounds)]
+    here, there = [], []
+    for _ in range(rounds):  # in turn: what else the machine does meets both alike
+        here.append(one_takeover(signal.SIGTERM)[0])
+        there.append(one_takeover(signal.SIGTERM, "a", "b")[0])
     limit_s = POLL_S + 1.0
     return [
         ("same host, SIGTERM -> first commit of the standby", spread(here), "< 500 ms", max(here) < 0.5),

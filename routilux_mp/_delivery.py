@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._history import Timestamp
-from ._worker.records import HistoryItem, OutputItem
+from ._worker.records import HistoryItem, OutputItem, Ran
 from .errors import RoutiluxError
 from .monitoring.hooks import ExecutionHooks
 from .output import OutputHandler
@@ -68,6 +68,10 @@ class _Follower(ABC, Generic[T]):
     def _tell(self, item: T) -> None:
         """Tell the listener."""
 
+    def _is_counted(self, item: T) -> bool:
+        """Whether it is one of those that :meth:`_count` counts."""
+        return True
+
     def _end(self) -> None:
         """Nothing more comes."""
 
@@ -92,9 +96,10 @@ class _Follower(ABC, Generic[T]):
                 for item in new():
                     if self._told >= before:
                         self._guarded(lambda item=item: self._tell(item))  # type: ignore[misc]
-                    with self._progress:
-                        self._told += 1
-                        self._progress.notify_all()
+                    if self._is_counted(item):
+                        with self._progress:
+                            self._told += 1
+                            self._progress.notify_all()
                 if is_last:
                     return
                 try:
@@ -134,15 +139,17 @@ class Delivery(_Follower[OutputItem]):
             receiver.handle(self._handle.job_id, item.routine_id, item.output_type, item.data, at)
 
 
-class Observer(_Follower[HistoryItem]):
+class Observer(_Follower[HistoryItem | Ran]):
     """Tells hooks what a job does."""
 
     def __init__(self, handle: JobHandle, state: Any, hooks: Callable[[], list[ExecutionHooks]]) -> None:
         self._state = state
         self._hooks = hooks
+        self._ran = 0  # activations but for the entry, those under earlier owners included
+        self._has_begun: str | None = None  # the entry, until its attempt is over
         super().__init__(handle, "history")
 
-    def _open(self) -> AbstractContextManager[Callable[[], Iterator[HistoryItem]]]:
+    def _open(self) -> AbstractContextManager[Callable[[], Iterator[HistoryItem | Ran]]]:
         self._each(lambda hooks: hooks.on_job_start(self._state))
         return self._handle.following_history()
 
@@ -153,18 +160,41 @@ class Observer(_Follower[HistoryItem]):
     def _before(self) -> int:
         return self._handle.recorded_before
 
-    def _tell(self, item: HistoryItem) -> None:
+    def _is_counted(self, item: HistoryItem | Ran) -> bool:
+        return type(item) is HistoryItem
+
+    def _tell(self, item: HistoryItem | Ran) -> None:
         rid, state = item.routine_id, self._state
-        match item.event_name:
-            case "start":
-                self._each(lambda hooks: hooks.on_routine_start(rid, state))
-            case "completed":
-                self._each(lambda hooks: hooks.on_routine_end(rid, state, "completed"))
-            case "error" | "error_continued":
-                error = str(item.data.get("error"))
-                self._each(lambda hooks: hooks.on_routine_end(rid, state, "failed", error))
-            case event:
-                self._each(lambda hooks: hooks.on_event_emit(rid, event, item.data, state))
+        match item:
+            case Ran(_, count, is_over):
+                self._tell_ran(rid, count, is_over)
+            case HistoryItem(_, "start"):
+                self._begin(rid)
+                self._has_begun = rid
+            case HistoryItem(_, "completed"):
+                self._end_attempt(rid, "completed", None)
+            case HistoryItem(_, "error" | "error_continued", data):
+                self._end_attempt(rid, "failed", str(data.get("error")))
+            case HistoryItem(_, event, data):
+                self._each(lambda hooks: hooks.on_event_emit(rid, event, data, state))
+
+    def _tell_ran(self, rid: str, count: int, is_over: bool) -> None:
+        before = max(0, self._handle.ran_before - self._ran)
+        self._ran += count if is_over else 0
+        for _ in range(count - before):
+            if is_over:
+                self._each(lambda hooks: hooks.on_routine_end(rid, self._state, "completed"))
+            else:
+                self._begin(rid)
+
+    def _begin(self, rid: str) -> None:
+        self._each(lambda hooks: hooks.on_routine_start(rid, self._state))
+
+    def _end_attempt(self, rid: str, status: str, error: str | None) -> None:
+        if self._has_begun != rid:  # of the others nothing is recorded when they begin
+            self._begin(rid)
+        self._has_begun = None
+        self._each(lambda hooks: hooks.on_routine_end(rid, self._state, status, error))
 
     def _end(self) -> None:
         view = self._handle.view

@@ -6,6 +6,7 @@ and written again, so that a document passes unharmed through an older reader.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -23,6 +24,10 @@ from .status import JobStatus
 _TYPE = "JobState"
 #: The key under which a document carries what is needed to go on, as text.
 ENGINE = "engine"
+#: In its place when that was too much: its size.
+ENGINE_OMITTED = "engine_omitted_bytes"
+#: The key under which it keeps what its pending tasks were when they were written: id -> digests.
+TASKS_AS_WRITTEN = "pending_tasks_as_written"
 #: What may have been changed since the document was made.
 _EDITS = frozenset(
     ("put_routine_state", "drop_routine_state", "put_shared", "drop_shared", "increment", "append", "log", "defer")
@@ -162,6 +167,8 @@ def document_to_json(document: Document) -> dict[str, Any]:
     data["status"] = str(document.status)
     for name in _VALUES:
         data[name] = to_json(getattr(document, name), None, f"JobState {name}")
+    if ENGINE in document.unknown and TASKS_AS_WRITTEN not in data:  # else somebody may have changed them since
+        data[TASKS_AS_WRITTEN] = {task["activation_id"]: task_digests(task) for task in data["pending_tasks"]}
     if document.edits:
         data["edits"] = to_json([list(edit) for edit in document.edits], None, "JobState edits")
     for name in _TIMES:
@@ -175,6 +182,12 @@ def document_to_json(document: Document) -> dict[str, Any]:
         for point in document.pause_points
     ]
     return data
+
+
+def task_digests(task: Mapping[str, Any]) -> list[str]:
+    """What tells whether somebody has changed a pending task: its input, and when it is to run."""
+    parts = (task.get("data"), [task.get("priority"), task.get("not_before")])
+    return [hashlib.blake2b(json.dumps(part).encode(), digest_size=8).hexdigest() for part in parts]
 
 
 def document_from_json(data: dict[str, Any]) -> Document:

@@ -10,14 +10,15 @@ import time
 from collections.abc import Iterator, Mapping
 from copy import copy
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._core.stimuli import StateOp
 from ._curtain import Curtain
-from ._documents import ENGINE, Document, document_to_json
+from ._documents import ENGINE, ENGINE_OMITTED, Document, document_to_json
 from ._history import ExecutionRecord, Timestamp
 from ._serialization.batch import decode_value
 from ._serialization.signing import Signer
+from ._shown import framework_state, plain_times, record_of, shown_output
 from ._state_values import CHECKPOINT_KEY, HIDDEN, Values
 from .errors import RoutiluxError, RuntimeClosed
 from .status import JobStatus
@@ -27,7 +28,13 @@ if TYPE_CHECKING:
     from ._core.view import JobView
     from ._supervisor.cut import Cut
     from ._supervisor.handle import JobHandle
-    from ._worker.records import HistoryItem
+
+
+class ViewLimits(NamedTuple):
+    """Of the views that are written now and then: they are for people, and the log is there."""
+
+    history_max: int
+    bytes_max: int
 
 
 class LiveJob:
@@ -126,6 +133,7 @@ class LiveJob:
             "routine_id": routine_id,
             "error": letter.failure.message,
             "error_type": letter.failure.type_name,
+            "traceback": letter.failure.traceback,
             "timestamp": Timestamp.of(letter.time_ns),
         }
 
@@ -143,7 +151,7 @@ class LiveJob:
     @property
     def output_log(self) -> list[dict[str, Any]]:
         sent = self.handle.outputs() if self.handle.view.sent_count else ()
-        return [*({"job_id": self.job_id, **_shown_output(item)} for item in sent), *self._outputs]
+        return [*({"job_id": self.job_id, **shown_output(item)} for item in sent), *self._outputs]
 
     @property
     def deferred_events(self) -> list[dict[str, Any]]:
@@ -173,7 +181,7 @@ class LiveJob:
                 for key, value in view.routine_states.get(routine_id, {}).items()
                 if not key.startswith(HIDDEN)
             }
-        return None if framework is None and not user else {**_framework_state(framework or {}), **user}
+        return None if framework is None and not user else {**framework_state(framework or {}), **user}
 
     def version(self) -> Any:
         return self.handle.view.history_count, len(self.own_records)
@@ -182,7 +190,7 @@ class LiveJob:
         """Every record: what came before, this job's as far as the view goes, the caller's own."""
         yield from self.before
         for item in islice(self.handle.history(), self.handle.view.history_count):
-            yield _record(item)
+            yield record_of(item)
         yield from self.own_records
 
     def results(self, routine_id: str, event: str) -> Iterator[dict[str, Any]]:
@@ -204,7 +212,8 @@ class LiveJob:
             if not self.handle.wait(lambda v: v.is_terminal or (stops_when_paused and v.is_resting), left_s):
                 return False
             shown = self.status
-            if shown.is_terminal or (stops_when_paused and self.handle.view.is_resting and not self.curtain.status):
+            is_paused = shown == JobStatus.PAUSED or (self.handle.view.is_resting and not self.curtain.status)
+            if shown.is_terminal or (stops_when_paused and is_paused):
                 return self._has_delivered(deadline_s)
             if left_s == 0.0:
                 return False
@@ -300,29 +309,39 @@ class LiveJob:
 
     # -- leaving --------------------------------------------------------------------------------
 
-    def snapshot(self, history_max: int | None = None) -> Document:
+    def that_opens_nothing(self) -> LiveJob:
+        """The same job, its users' objects left as they are stored."""
+        other = copy(self)
+        other.handle = self.handle.that_opens_nothing()
+        other._values = Values(self.job_id, self._values.signer.that_opens_nothing())
+        return other
+
+    def snapshot(self, limits: ViewLimits | None = None) -> Document:
         """The job at one commit, whole and self-contained: enough to go on with it elsewhere.
 
-        ``history_max``: a longer history is cut to its newest part. With it, nothing is waited for.
+        ``limits``: what is more is left out. With them, nothing is waited for.
         """
-        cut = self.handle.cut(is_durable=history_max is None)
+        cut = self.handle.cut(is_durable=limits is None, bytes_max=None if limits is None else limits.bytes_max)
         still = copy(self)
         still.handle = cut  # type: ignore[assignment]  # it reads like the handle, but does not move
-        return still._document(cut, history_max)
+        return still._document(cut, limits)
 
-    def _document(self, cut: Cut, history_max: int | None) -> Document:
+    def _document(self, cut: Cut, limits: ViewLimits | None) -> Document:
         unknown: dict[str, Any] = {
-            "dead_letters": [_plain_times(self._letter(letter)) for letter in cut.view.dead_letters]
+            "dead_letters": [plain_times(self._letter(letter)) for letter in cut.view.dead_letters]
         }
         count = cut.view.history_count
-        if history_max is not None and count > history_max:
-            items = cut.newest_history(history_max)
-            history = [*(_record(item) for item in items), *self.own_records]
-            unknown["execution_history_omitted"] = count - len(items)
+        if limits is not None and (count > limits.history_max or cut.logged_bytes > limits.bytes_max):
+            items = cut.newest_history(*limits)
+            history = [*(record_of(item) for item in items), *self.own_records]
+            unknown["execution_history_omitted"] = max(0, count - len(items))
         else:
             history = list(self.history())
-        # Of an ended job too: it may show "paused", and be resumed elsewhere to show its end again.
-        unknown[ENGINE] = base64.b64encode(cut.engine()).decode("ascii")
+        if cut.is_whole:
+            # Of an ended job too: it may show "paused", and be resumed elsewhere to show its end again.
+            unknown[ENGINE] = base64.b64encode(cut.engine()).decode("ascii")
+        else:
+            unknown[ENGINE_OMITTED] = cut.size_bytes
         pending = [] if self.status.is_terminal else [self._task(task) for task in cut.pending()]
         return Document(
             flow_id=self.flow_id,
@@ -345,10 +364,14 @@ class LiveJob:
         )
 
 
-def describe(live: LiveJob, history_max: int) -> bytes:
-    """``job_state.json`` of a job: what ``JobState.serialize`` gives, as far as this process can open it."""
+def describe(live: LiveJob, limits: ViewLimits) -> bytes:
+    """``job_state.json`` of a job: what ``JobState.serialize`` gives.
+
+    It is written by the process that owns the job, so users' objects are shown as signed text and not opened:
+    that would run their code here.
+    """
     try:
-        data = document_to_json(live.snapshot(history_max))
+        data = document_to_json(live.that_opens_nothing().snapshot(limits))
     except RoutiluxError as error:
         # The log is the truth; the view then says only what it can, and why.
         data = {
@@ -367,27 +390,3 @@ def metadata_of(view: JobView) -> dict[str, Any]:
         return {}
     metadata: dict[str, Any] = decode_value(view.metadata, None, b"metadata")
     return metadata
-
-
-def _record(item: HistoryItem) -> ExecutionRecord:
-    return ExecutionRecord(item.routine_id, item.event_name, item.data, Timestamp.of(item.time_ns))
-
-
-def _plain_times(shown: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value.isoformat() if isinstance(value, Timestamp) else value for key, value in shown.items()}
-
-
-def _shown_output(item: Any) -> dict[str, Any]:
-    shown = {"routine_id": item.routine_id, "output_type": item.output_type, "data": item.data}
-    return {**shown, "timestamp": Timestamp.of(item.time_ns).isoformat()}
-
-
-def _framework_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What the framework says of a routine, with times as ISO text."""
-    shown: dict[str, Any] = {}
-    for key, value in state.items():
-        if key.endswith("time_ns"):
-            shown[key.removesuffix("_ns")] = Timestamp.of(value).isoformat()
-        else:
-            shown[key] = value
-    return shown

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._core.topology import Topology
+from .job_state import JobState
 from .status import JobStatus
 
 if TYPE_CHECKING:
     from ._core.view import JobView
-    from .job_state import JobState
+    from ._supervisor.compiled import CompiledFlow
+    from .runtime import Runtime
 
 #: The slot that ``execute`` activates.
 TRIGGER = "trigger"
@@ -25,6 +27,15 @@ def entry_of(topology: Topology) -> tuple[str | None, str | None]:
         if number not in fed and routine.slots:
             return routine.routine_id, routine.slots[0]
     return None, None
+
+
+def start_compiled(
+    runtime: Runtime, compiled: CompiledFlow, params: dict[str, Any], timeout_s: float | None
+) -> JobState:
+    """Start a job of a flow whose code is not in this process, and wait for nothing."""
+    state = JobState(compiled.flow_id)
+    runtime._submit(compiled, state, *entry_of(compiled.topology), params, timeout_s, None)
+    return state
 
 
 def settle(state: JobState, settle_s: float) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ._core.batch import Batch
 from ._core.job import ListValue, Value
 from ._serialization.batch import decode_value, encode_value
-from ._serialization.places import emission_place, log_place, output_place, state_place
+from ._serialization.places import emission_place, log_place, output_place, slot_place, state_place
+from ._serialization.sealed import Joined, Sealed
 from ._serialization.signing import Signer
 from ._worker.notes import CHECKPOINT_KEY
 
@@ -33,6 +35,8 @@ class Values:
         if isinstance(value, ListValue):
             base = [] if value.base is None else self.decode(value.base, scope, key)
             items = [self.decode(item, scope, key) for item in value.items]
+            if type(base) is Sealed:
+                return Joined(base, items)
             return [*base, *items] if isinstance(base, (list, tuple)) else [base, *items]
         if isinstance(value, (bytes, memoryview)):
             return decode_value(value, self.signer, state_place(self.job_id, scope, key))
@@ -59,6 +63,10 @@ class Values:
     def encode_emission(self, data: dict[str, Any], routine_id: str, event: str) -> bytes:
         """An emission, as a batch of one."""
         return encode_value(data, self.signer, emission_place(self.job_id, routine_id, event))
+
+    def encode_input(self, data: dict[str, Any], routine_id: str, slot: str) -> Batch:
+        """What is put into a slot from outside."""
+        return Batch(1, encode_value(data, self.signer, slot_place(self.job_id, routine_id, slot)))
 
     def decode_emission(self, data: bytes, routine_id: str, event: str) -> Any:
         """The emission again."""

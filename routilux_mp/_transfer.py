@@ -6,21 +6,23 @@ The rule owned here: a document is checked against the flow before anything is b
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ._core.job import Job
-from ._core.stimuli import StateOp
+from ._core.batch import Batch
+from ._core.job import Group, Job
+from ._core.stimuli import Annotate, Edit, StateOp
 from ._core.topology import Topology
-from ._documents import ENGINE
+from ._documents import ENGINE, ENGINE_OMITTED, TASKS_AS_WRITTEN, task_digests
 from ._history import Timestamp
+from ._serialization.json_values import to_json
 from ._serialization.signing import Signer
 from ._state_values import HIDDEN, Values
-from .errors import CheckpointDamaged, UnknownName
+from .errors import CheckpointDamaged, DefinitionError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from ._documents import Document
-    from ._supervisor.compiled import CompiledFlow
+    from ._supervisor.compiled import CompiledFlow, Edits
     from ._supervisor.handle import JobHandle
     from ._supervisor.supervisor import Supervisor
     from .job_state import JobState
@@ -50,6 +52,11 @@ def import_job(supervisor: Supervisor, compiled: CompiledFlow, state: JobState, 
     One that this package made holds everything. Of any other its state and its pending tasks are used.
     """
     text = document.unknown.get(ENGINE)
+    if ENGINE_OMITTED in document.unknown:
+        raise CheckpointDamaged(
+            f"the document of job {document.job_id} is a summary: {document.unknown[ENGINE_OMITTED]:,} bytes of queued "
+            f"data were too much for it. Resume the job from its whole directory, or from what `JobState.save` wrote"
+        )
     if text is None:
         return _begin_anew(supervisor, compiled, state)
     from ._supervisor.adoption import Adoption, adopt
@@ -87,20 +94,104 @@ def is_older(supervisor: Supervisor, document: Document, found_ns: int) -> bool:
     """Whether the log that was found here goes on after the document was made."""
     if document.unknown.get(ENGINE) is None or not found_ns:
         return False
+    return job_of(supervisor, document).updated_ns < found_ns
+
+
+def job_of(supervisor: Supervisor, document: Document) -> Job:
+    """The job that a document of this package tells of, as it was then.
+
+    Raises:
+        CheckpointDamaged: it does not tell of it what it should.
+    """
     from ._supervisor.cut import read_engine
 
-    _, updated_ns = read_engine(engine_of(document), document.job_id, supervisor.settings, 0)
-    return updated_ns < found_ns
+    return read_engine(engine_of(document), document.job_id, supervisor.settings, 0)[0]
 
 
-def edits_of(document: Document, values: Values) -> Callable[[Job], list[StateOp]]:
+def edits_of(document: Document, values: Values) -> Edits:
     """What was changed in the document, to be done to the job that it tells of."""
-    edits = list(document.edits)
+    edits, tasks = list(document.edits), _changed_tasks(document)
 
-    def ops(job: Job) -> list[StateOp]:
-        return [op for method, arguments in edits for op in _ops_of(method, arguments, values, job)]
+    def stimuli(job: Job) -> list[Annotate | Edit]:
+        ops = [op for method, arguments in edits for op in _ops_of(method, arguments, values, job)]
+        found: list[Annotate | Edit] = [Annotate(tuple(ops))] if ops else []
+        return [*found, _edit_of(tasks, values, job)] if tasks else found
 
-    return ops
+    return stimuli
+
+
+def _changed_tasks(document: Document) -> list[tuple[dict[str, Any], bool, bool]]:
+    """Pending tasks that are not as they were written: (task, whether its input is another, whether its time is)."""
+    written = document.unknown.get(TASKS_AS_WRITTEN)
+    if not isinstance(written, dict):
+        return []
+    changed = []
+    for task in document.pending_tasks:
+        if "routine_id" not in task or "data" not in task:
+            raise DefinitionError(f"a pending task of job {document.job_id!r} lacks 'routine_id' or 'data': {task!r}")
+        activation_id = task.get("activation_id")
+        if activation_id is not None and activation_id not in written:
+            raise DefinitionError(
+                f"JobState {document.job_id!r}: there was no pending task {activation_id!r}; one that is new has none"
+            )
+        before = written.get(activation_id, [None, None])
+        as_json = {**task, "data": to_json(task["data"], None, "JobState pending_tasks")}
+        now = task_digests(as_json)
+        if now != before:
+            changed.append((task, now[0] != before[0], now[1] != before[1]))
+    return changed
+
+
+def _edit_of(tasks: list[tuple[dict[str, Any], bool, bool]], values: Values, job: Job) -> Edit:
+    inputs, posts, priorities, due_now = [], [], [], []
+    for task, has_other_input, has_other_time in tasks:
+        check_task(job.topology, task)
+        number, priority = job.topology.index_of(task["routine_id"]), task.get("priority") or 0
+        assert number is not None
+        if type(priority) is not int:
+            raise DefinitionError(f"the priority of a pending task is a whole number, got {priority!r}")
+        activation_id = task.get("activation_id")
+        if activation_id is None:
+            slots = job.topology.routines[number].slots
+            for slot, data in inputs_of(task):
+                batch = values.encode_input(_checked_input(data), task["routine_id"], slot)
+                posts.append((number, slots.index(slot), batch, priority))
+            continue
+        seq = int(str(activation_id).rpartition("/")[2])
+        other = _input_of(task, values, job, number, seq) if has_other_input else None
+        if other is not None:
+            inputs.append((number, seq, other))
+        if priority:
+            priorities.append((number, seq, priority))
+        if has_other_time and task.get("not_before") is None:
+            due_now.append((number, seq))
+    return Edit(tuple(inputs), tuple(posts), tuple(priorities), tuple(due_now))
+
+
+def _input_of(task: Mapping[str, Any], values: Values, job: Job, number: int, seq: int) -> Batch | None:
+    """The changed input, as if it had come the same way; None when the activation has run meanwhile."""
+    routine = job.routines[number]
+    queued = [*(special.item for special in routine.special.values()), *routine.ready]
+    item = next((one for one in queued if one.seq <= seq < one.seq + one.count), None)
+    if item is None:
+        return None
+    if isinstance(item, Group):
+        raise UsageError(
+            f"the input of activation '{task['activation_id']}' was put together by the policy of its routine and "
+            f"cannot be changed; add a task without 'activation_id' to a slot instead"
+        )
+    data, spec = _checked_input(task["data"]), job.topology.routines[number]
+    if item.connection < 0:
+        return values.encode_input(data, spec.routine_id, spec.slots[item.slot])
+    connection = job.topology.connections[item.connection]
+    source = job.topology.routines[connection.source]
+    return Batch(1, values.encode_emission(data, source.routine_id, source.events[connection.event]))
+
+
+def _checked_input(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise DefinitionError(f"the data of a pending task is a dictionary, got {data!r}")
+    return data
 
 
 def _ops_of(method: str, arguments: tuple[Any, ...], values: Values, job: Job) -> list[StateOp]:

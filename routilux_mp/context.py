@@ -7,8 +7,11 @@ and a thread that a handler started in a worker process belongs to the worker's 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple, Protocol
+
+from .errors import UsageError
 
 
 class Activation(Protocol):
@@ -25,7 +28,7 @@ class Activation(Protocol):
         ...
 
     @property
-    def flow_id(self) -> str:
+    def flow(self) -> FlowReference:
         """The flow of the job."""
         ...
 
@@ -86,18 +89,63 @@ class ExecutionContext(NamedTuple):
     routine_id: str
 
 
-class FlowReference(NamedTuple):
-    """The flow of a running job, as a worker knows it: workers run routines, they hold no flow."""
+class Definitions(Mapping[str, Any]):
+    """Routines by id, each made when somebody looks at it."""
 
-    flow_id: str
+    def __init__(self, numbers: Mapping[str, int], make: Callable[[int], Any]) -> None:
+        self._numbers = numbers
+        self._make = make
+
+    def __getitem__(self, routine_id: str) -> Any:
+        return self._make(self._numbers[routine_id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+
+class FlowReference:
+    """The flow of a running job, as a worker knows it: its id, its routines, and wishes about the job."""
+
+    def __init__(self, flow_id: str, routines: Mapping[str, Any]) -> None:
+        self.flow_id = flow_id
+        #: Definitions by id, as this worker has them; what a handler changes in one stays there.
+        self.routines = routines
+
+    def find_routines_by_type(self, routine_type: type) -> list[tuple[str, Any]]:
+        """(id, routine) of every routine of a class."""
+        return [(rid, routine) for rid, routine in self.routines.items() if isinstance(routine, routine_type)]
 
     def pause(self, job_state: Any, reason: str = "", checkpoint: Any = None) -> None:
-        """Pause the job that runs this handler, once its activation has committed; returns at once."""
-        wish("pause", job_state, reason, checkpoint)
+        """Pause the job that runs this handler, once its activation has committed; returns at once.
+
+        Raises:
+            UsageError: the state of another job.
+        """
+        self._wish("pause", job_state, reason, checkpoint)
 
     def cancel(self, job_state: Any, reason: str = "") -> None:
-        """Cancel the job that runs this handler, once its activation has committed; returns at once."""
-        wish("cancel", job_state, reason)
+        """Cancel the job that runs this handler, once its activation has committed; returns at once.
+
+        Raises:
+            UsageError: the state of another job.
+        """
+        self._wish("cancel", job_state, reason)
+
+    def _wish(self, what: str, job_state: Any, reason: str, checkpoint: Any = None) -> None:
+        if not wish(what, job_state, reason, checkpoint):
+            raise UsageError(f"a handler can {what} the job that runs it, not job '{job_state.job_id}'")
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"a handler knows of its flow: flow_id, routines, find_routines_by_type, pause and cancel; "
+            f"'{name}' is to be had where the flow was made"
+        )
+
+    def __repr__(self) -> str:
+        return f"Flow[{self.flow_id}]"
 
 
 def wish(what: str, job_state: Any, reason: str, checkpoint: Any = None) -> bool:

@@ -41,8 +41,16 @@ class FlowMismatch(UsageError, ValueError):
     """The job belongs to another flow."""
 
 
+class CodeChanged(UsageError, ValueError):
+    """The code of unfinished or stateful work has changed since the job was begun."""
+
+
 class UnknownName(UsageError, ValueError):
     """No such flow, routine, slot, event or job."""
+
+
+class NeverBegan(UnknownName):
+    """The job was made, and its maker ended before its first record was written."""
 
 
 class RuntimeClosed(UsageError, RuntimeError):

@@ -172,7 +172,8 @@ class Flow(Serializable):
     ) -> JobState:
         """Start a new, independent job at a routine's ``trigger`` slot.
 
-        Returns as soon as the job has ended, or ``settle_s`` after its entry was dispatched.
+        Returns as soon as the job has ended, or ``settle_s`` after its entry was dispatched; also when nothing of
+        it can be written meanwhile: the state is then ``pending``, says why (``blocked``), and goes on by itself.
 
         Args:
             entry_routine_id: it needs a slot named ``trigger``; else the job has failed.
@@ -218,6 +219,8 @@ class Flow(Serializable):
     def resume(self, job_state: JobState, *, takeover: bool = False) -> JobState:
         """Go on with a paused or interrupted job; completed work stays completed. Does not wait for it.
 
+        Retry rules, time limits and worker counts are those of this flow; so are the handlers, but for a job that
+        this process has already. A failed job goes on if something unfinished has retries left by these rules.
         ``takeover``: also one that another living process owns, which is asked to yield it first.
 
         Returns:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -149,8 +149,17 @@ class JobState(Messages, Serializable):
 
     @property
     def pending_tasks(self) -> list[dict[str, Any]]:
-        """What a paused job has still to do; filled in a serialised state too."""
+        """What a paused job has still to do; filled in a serialised state too.
+
+        In a deserialised state it may be changed before it is resumed: other ``data``; a ``priority`` above 0 to go
+        first within its routine; ``not_before`` None to wait no longer; a task without ``activation_id`` to have one
+        more. One that is taken out is still done.
+        """
         return self._source.pending_tasks
+
+    @pending_tasks.setter
+    def pending_tasks(self, tasks: Iterable[dict[str, Any]]) -> None:
+        self._detached("pending tasks").pending_tasks = list(tasks)
 
     # -- history and results --------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import IO, Any, Protocol
 
@@ -101,13 +101,16 @@ def staged_file(
     final = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(final)
     private = os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")
-    try:
+    with ExitStack() as stack:
+        stack.callback(_remove, private)  # unless the block ends well
         with open(private, mode.replace("w", "x"), **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
-        if os.path.exists(private):
-            os.unlink(private)
-        raise
+        stack.pop_all()
     add_output(private, final)
+
+
+def _remove(path: str) -> None:
+    if os.path.exists(path):
+        os.unlink(path)

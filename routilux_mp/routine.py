@@ -19,7 +19,6 @@ from ._serialization.json_values import from_json, to_json
 from ._serialization.registry import Serializable, check_constructible, register_serializable, remember_class
 from .activation_policies import ActivationPolicy, CustomPolicy, as_policy, from_spec
 from .context import ExecutionContext as ExecutionContext
-from .context import FlowReference
 from .error_handler import ErrorHandler, ErrorStrategy
 from .errors import DefinitionError, NotInHandler, UnknownName
 from .event import Event
@@ -256,7 +255,7 @@ class Routine(Serializable):
         activation = context.current()
         if activation is None:
             return None
-        return ExecutionContext(FlowReference(activation.flow_id), activation.job_state, activation.routine_id)
+        return ExecutionContext(activation.flow, activation.job_state, activation.routine_id)
 
     def emit_deferred_event(self, event_name: str, **kwargs: Any) -> None:
         """Send ``kwargs`` through an event when the job is resumed, and not before.
@@ -384,5 +383,6 @@ def _check_name(name: Any, what: str) -> None:
 def _no_activation(what: str) -> NotInHandler:
     return NotInHandler(
         f"Cannot {what}: not in execution context: no handler is running here. This works inside a handler or a "
-        f"logic that the engine called."
+        f"logic that the engine called. (A thread of a handler that runs in the caller's own process has to be given "
+        f"its context: contextvars.copy_context().run.)"
     )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import weakref
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,12 +17,12 @@ from ._compile import compile_flow
 from ._current_runtime import activate, close_default, configure, current_runtime, deactivate, remember
 from ._delivery import Observer
 from ._documents import Document
-from ._live import LiveJob, describe
+from ._live import LiveJob, ViewLimits, describe
 from ._resuming import go_on, go_on_by_id
 from ._starting import TRIGGER, entry_of, refused, settle
 from ._state_values import CHECKPOINT_KEY, Values
 from ._transfer import entry_params_of, state_ops
-from ._waiting import wait_for_curtains
+from ._waiting import deadline_of, left_of, wait_for_all
 from .errors import DefinitionError, RuntimeClosed, UnknownName
 from .job_state import JobState
 from .monitoring.flow_registry import FlowRegistry
@@ -199,18 +199,22 @@ class Runtime:
             if view.is_terminal and view.status != "failed":
                 live.curtain.pause(reason, checkpoint)  # it ended before the wish reached it
 
-    def resume(self, flow: Flow, job_state: JobState, *, takeover: bool = False) -> JobState:
-        """Go on with a job; see :meth:`Flow.resume`."""
-        return go_on(self, flow, job_state, takeover)
+    def resume(
+        self, flow: Flow, job_state: JobState, *, takeover: bool = False, on_code_change: str | None = None
+    ) -> JobState:
+        """Go on with a job; see :meth:`Flow.resume`. ``on_code_change``: instead of the setting."""
+        return go_on(self, flow, job_state, takeover, on_code_change)
 
-    def resume_job(self, job_id: str, flow: Flow | None = None, *, takeover: bool = False) -> JobState:
+    def resume_job(
+        self, job_id: str, flow: Flow | None = None, *, takeover: bool = False, on_code_change: str | None = None
+    ) -> JobState:
         """Go on with a job of this checkpoint root by its id; without a flow, with the code that it was started with.
 
         Raises:
-            ValueError: no such job, or it does not fit the flow.
+            ValueError: no such job, it does not fit the flow, or its code has changed (``CodeChanged``).
             JobOwned: another living process owns it.
         """
-        return go_on_by_id(self, job_id, flow, takeover)
+        return go_on_by_id(self, job_id, flow, takeover, on_code_change)
 
     def cancel(self, job_state: JobState, reason: str = "", timeout_s: float | None = None) -> None:
         """Cancel a job and wait until it has ended; see :meth:`Flow.cancel`."""
@@ -250,12 +254,11 @@ class Runtime:
         return [state for state in states if status is None or state.status == status]
 
     def wait_until_all_jobs_finished(self, timeout: float | None = None, *, flow_id: str | None = None) -> bool:
-        """Wait until every job (of one flow) has ended or is paused; False on a timeout."""
-        deadline_s = None if timeout is None else time.monotonic() + timeout
+        """Wait until every job (of one flow) has ended; False on a timeout, or with none once only paused are left."""
+        deadline_s = deadline_of(timeout)
         if self._made is None or not self._made.wait_all(timeout, flow_id):
             return self._made is None
-        lives = [state._live for state in list(self._states.values()) if flow_id in (None, state.flow_id)]
-        return wait_for_curtains([live.curtain for live in lives if live is not None], deadline_s)
+        return wait_for_all([s for s in self.list_jobs() if flow_id in (None, s.flow_id)], left_of(deadline_s))
 
     def add_hooks(self, hooks: ExecutionHooks) -> None:
         """Have hooks told of every job that this runtime begins or goes on with from now on."""
@@ -304,21 +307,18 @@ class Runtime:
         # A program that only defines flows need not pay for importing the engine; and while one that runs them
         # pays, the process that its workers come from starts already.
         backend = None
-        if self.settings.backend == "local":
-            from .backends.local import LocalBackend
+        with ExitStack() as stack:
+            if self.settings.backend == "local":
+                from .backends.local import LocalBackend
 
-            backend = LocalBackend()
-            backend.prepare()
-        try:
+                backend = LocalBackend()
+                stack.callback(backend.close)  # unless there is somebody who does it
+                backend.prepare()
             from ._supervisor.supervisor import Supervisor
 
-            return Supervisor(
-                self.settings, self._describe, may_create_key=self._may_create_key, backend=backend
-            )  # fmt: skip
-        except BaseException:
-            if backend is not None:
-                backend.close()
-            raise
+            made = Supervisor(self.settings, self._describe, may_create_key=self._may_create_key, backend=backend)
+            stack.pop_all()
+        return made
 
     def _handles(self) -> list[JobHandle]:
         return [] if self._made is None else self._made.handles()
@@ -396,4 +396,4 @@ class Runtime:
         live = state._live if state is not None else None
         if live is None or live.handle is not handle:
             live = LiveJob(handle, self._supervisor().signer, Document())
-        return describe(live, self.settings.history_inline_max)
+        return describe(live, ViewLimits(self.settings.history_inline_max, self.settings.view_bytes_max))

@@ -14,6 +14,7 @@ from typing import Any
 from .errors import SettingInvalid
 
 _PREFIX = "ROUTILUX_MP_"
+ON_CODE_CHANGE = ("refuse", "reuse", "rerun")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Settings:
     backend: str = "local"
     #: Worker processes at most, of one runtime; 0 means the number of cores.
     max_workers: int = 0
-    #: How long ``execute`` and ``exec`` wait for a short job to end before they return, seconds.
+    #: How long ``execute`` and ``exec`` wait for a short job to end, or for a full disk to have room for it, before
+    #: they return, seconds.
     settle_s: float = 0.5
     #: Emissions that may wait in one slot before the routines that feed it are held.
     slot_queue_max: int = 10_000
@@ -48,6 +50,8 @@ class Settings:
     value_bytes_max: int = 32 * 1024 * 1024
     #: Queued payloads kept in the supervisor's memory per job; above it they are read back from the log, bytes.
     queue_memory_bytes_max: int = 64 * 1024 * 1024
+    #: What happened to a job and is not on stable storage yet; above it nothing more of it is started, bytes.
+    commit_memory_bytes_max: int = 32 * 1024 * 1024
     #: Crashes after which an activation becomes a dead letter.
     max_crashes: int = 3
     #: Inputs that an ``ordered=True`` routine may run ahead of the oldest unfinished one.
@@ -60,6 +64,8 @@ class Settings:
     replay_budget_s: float = 1.0
     #: The epoch is rolled when its log is larger, bytes.
     log_bytes_max: int = 64 * 1024 * 1024
+    #: The epoch is rolled when more payloads went through blobs: consumed ones can be deleted only after that, bytes.
+    blob_bytes_max: int = 1024 * 1024 * 1024
     #: Two rolls are at least this far apart unless replay demands one, seconds.
     roll_interval_s: float = 5.0
     #: Heartbeat lease, seconds (liveness only).
@@ -70,8 +76,14 @@ class Settings:
     host_id: str = ""
     #: Execution records shown in ``job_state.json`` and kept in memory when nothing is durable.
     history_inline_max: int = 10_000
+    #: The root may belong to, and is written for, other users of its group; else what belongs to another is refused.
+    group_shared: bool = False
+    #: Payloads in ``job_state.json``: queued ones are left out when they are more, and the oldest history, bytes.
+    view_bytes_max: int = 16 * 1024 * 1024
     #: The signing key; empty means the per-user file.
     key_file: str = ""
+    #: If code of unfinished or stateful work has changed: ``"refuse"``, ``"reuse"`` what is done, ``"rerun"`` it all.
+    on_code_change: str = "refuse"
     #: Check the core's invariants after every step.
     verify: bool = False
 
@@ -102,8 +114,9 @@ class Settings:
         return settings
 
     def _check(self) -> None:
-        _one_of("durability", self.durability, ("commit", "none"))
-        _one_of("backend", self.backend, ("local", "inline"))
+        check_choice("durability", self.durability, ("commit", "none"))
+        check_choice("on_code_change", self.on_code_change, ON_CODE_CHANGE)
+        check_choice("backend", self.backend, ("local", "inline"))
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
@@ -113,7 +126,8 @@ class Settings:
                 raise SettingInvalid(f"{name} must be at least 1, got {getattr(self, name)!r}")
 
 
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ``SettingInvalid`` unless the value is one of these."""
     if value not in choices:
         raise SettingInvalid(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 

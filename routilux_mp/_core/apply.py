@@ -23,6 +23,7 @@ from .records import (
     Conflicted,
     Declined,
     Dispatched,
+    Edited,
     Ended,
     Failed,
     Held,
@@ -31,7 +32,9 @@ from .records import (
     Posted,
     Postponed,
     Quiet,
+    Recoded,
     Record,
+    Reordered,
     Rested,
     Resumed,
     Returned,
@@ -114,6 +117,8 @@ def _paused(job: Job, record: Paused, commit: int, source: Dispatch | None) -> N
 def _resumed(job: Job, record: Resumed, commit: int, source: Dispatch | None) -> None:
     if job.fails_at_ns and job.status == "paused":
         job.fails_at_ns += max(0, record.time_ns - job.pause_points[-1]["time_ns"])
+    elif job.status == "failed":
+        job.fails_at_ns = record.time_ns + job.limit_ns if job.limit_ns else 0  # tried again, with all its time
     job.updated_ns = record.time_ns
     job.closing = None
     job.status = "running"
@@ -134,6 +139,10 @@ def _stop_asked(job: Job, record: StopAsked, commit: int, source: Dispatch | Non
 
 def _postponed(job: Job, record: Postponed, commit: int, source: Dispatch | None) -> None:
     job.fails_at_ns, job.is_postponed = record.fails_at_ns, False
+
+
+def _recoded(job: Job, record: Recoded, commit: int, source: Dispatch | None) -> None:
+    job.code = record.batch
 
 
 def _closed(job: Job, record: Closed, commit: int, source: Dispatch | None) -> None:
@@ -161,9 +170,9 @@ def _answered(job: Job, record: Answered, commit: int, source: Dispatch | None) 
 _APPLY: dict[type, Callable[..., None]] = {
     Submitted: _submitted, Adopted: _adopted, Posted: _posted, Annotated: _annotated, PauseAsked: _pause_asked,
     Paused: _paused, Resumed: _resumed, StopAsked: _stop_asked, Closed: _closed, Ended: _ended, Answered: _answered,
-    Postponed: _postponed,
+    Postponed: _postponed, Recoded: _recoded,
     Completed: outcomes.completed, Failed: outcomes.failed, Taken: outcomes.taken, Revived: outcomes.revived,
-    Skipped: outcomes.skipped, Declined: outcomes.declined,
+    Skipped: outcomes.skipped, Declined: outcomes.declined, Edited: outcomes.edited, Reordered: outcomes.reordered,
     Dispatched: dispatches.dispatched, Returned: dispatches.returned, Held: dispatches.held,
     Conflicted: dispatches.conflicted, Stood: dispatches.stood, Seen: dispatches.seen, Asked: dispatches.asked,
     Quiet: dispatches.quiet, Rested: dispatches.rested,

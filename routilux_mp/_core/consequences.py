@@ -14,6 +14,9 @@ from .select import is_backed_up, must_lift
 
 Step = Iterator[Record | Effect]
 
+#: Why a job fails that took longer than its ``execution_timeout``.
+TIME_IS_OVER = "execution_timeout is over"
+
 
 def after(job: Job, now: int) -> Step:
     """Policies, generators that may go on, and the end of the job."""
@@ -48,7 +51,8 @@ def after(job: Job, now: int) -> Step:
         elif job.is_open or job.deferred or now < job.ends_after_ns:
             return
         else:
-            yield Ended(now, "completed")
+            # Whoever ran last may have taken longer than there was time, and was not stopped for it.
+            yield Ended(now, "failed", TIME_IS_OVER) if 0 < job.fails_at_ns <= now else Ended(now, "completed")
             yield Changed()
             yield EndedEffect()
             return

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from . import reports, requests, wishes
-from .consequences import after, revoke_all
+from .consequences import TIME_IS_OVER, after, revoke_all
 from .effects import Changed, Effect, Kill
 from .job import Job
-from .records import Adopted, Annotated, Record, Stood, Submitted
+from .records import Adopted, Annotated, Recoded, Record, Stood, Submitted
 from .select import dispatch
 from .stimuli import (
     Adopt,
@@ -23,10 +23,12 @@ from .stimuli import (
     Close,
     Completion,
     Drain,
+    Edit,
     Fail,
     HandedBack,
     Pause,
     Post,
+    Recode,
     Resume,
     Retry,
     Skip,
@@ -60,6 +62,10 @@ def _adopt(job: Job, s: Adopt, now: int) -> Step:
     yield from wishes.resume(job, Resume(), now)
 
 
+def _recode(job: Job, s: Recode, now: int) -> Step:
+    yield Recoded(now, s.batch)
+
+
 def _stands(job: Job, s: Stands, now: int) -> Step:
     yield Stood(s.commit)
 
@@ -67,7 +73,7 @@ def _stands(job: Job, s: Stands, now: int) -> Step:
 def _tick(job: Job, s: Tick, now: int) -> Step:
     yield from wishes.postpone(job, now)
     if job.status == "running" and 0 < job.fails_at_ns <= now:
-        yield from wishes.fail(job, Fail("execution_timeout is over"), now)
+        yield from wishes.fail(job, Fail(TIME_IS_OVER), now)
     if job.closing and job.closing[0] != "paused" and now - job.closing[2] > job.grace_ns:
         for worker in {d.worker for d in job.dispatches.values()}:
             yield Kill(worker)
@@ -94,5 +100,6 @@ _DECIDE: dict[type, Callable[..., Step]] = {
     Completion: reports.completion, WorkerLost: reports.worker_lost, HandedBack: reports.handed_back,
     Submit: _submit, Adopt: _adopt, Stands: _stands, Tick: _tick, Drain: _drain, Capacity: _capacity, Yield: _yield,
     Pause: wishes.pause, Resume: wishes.resume, Cancel: wishes.cancel, Fail: wishes.fail, Post: wishes.post,
-    Annotate: wishes.annotate, Close: wishes.close, Retry: requests.retry, Skip: requests.skip, Ask: _ask,
+    Annotate: wishes.annotate, Close: wishes.close, Edit: wishes.edit, Retry: requests.retry, Skip: requests.skip,
+    Ask: _ask, Recode: _recode,
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 History rule (spec/api.md): the entry activation records ``start`` and ``completed``; every
 emission records its event; a failed attempt records ``error`` (``error_continued`` under
-CONTINUE). Nothing else is recorded.
+CONTINUE). Nothing else is recorded, but what a handler records itself.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ class HistoryEntry(NamedTuple):
     time_ns: int
     batch: Batch | None = None
     error: dict[str, object] | None = None
+    #: A handler's own entry, of whichever routine it said: (routine id, encoded data).
+    noted: tuple[str, bytes] | None = None
 
 
 class HistoryFold:
@@ -56,6 +58,10 @@ class HistoryFold:
             events = self.topology.routines[record.routine].events
             for emit in record.emits:
                 yield HistoryEntry(record.routine, events[emit.event], record.time_ns, emit.batch)
+            for op, scope, key, value in record.ops:
+                if op == "record":
+                    assert isinstance(value, bytes)
+                    yield HistoryEntry(record.routine, key, record.time_ns, noted=(scope, value))
             if completes_entry(self._entry, record):
                 yield HistoryEntry(record.routine, "completed", record.time_ns)
         elif isinstance(record, Failed):

@@ -198,6 +198,8 @@ class Job:
         self.entry_slot = 0
         self.entry_batch: Batch | None = None
         self.metadata = b""
+        #: The code that it goes on with, where that is not what its first record keeps.
+        self.code: Batch | None = None
         self.is_open = False
         self.reason = ""
         self.routines: list[RoutineState] = []

@@ -9,12 +9,15 @@ from .records import (
     Closed,
     Completed,
     Declined,
+    Edited,
     Ended,
     Failed,
     PauseAsked,
     Paused,
     Posted,
     Postponed,
+    Recoded,
+    Reordered,
     Resumed,
     Revived,
     Skipped,
@@ -44,13 +47,31 @@ JOB: dict[str, frozenset[type]] = {
             Skipped,
             Declined,
             Postponed,
+            Edited,
+            Reordered,
+            Recoded,
         }
     ),
     "paused": frozenset(
-        {Resumed, StopAsked, Ended, Posted, Annotated, Closed, PauseAsked, Paused, Answered, Revived, Skipped}
+        {
+            Resumed,
+            StopAsked,
+            Ended,
+            Posted,
+            Annotated,
+            Closed,
+            PauseAsked,
+            Paused,
+            Answered,
+            Revived,
+            Skipped,
+            Recoded,
+            Edited,
+            Reordered,
+        }
     ),
     "completed": frozenset({Answered}),  # that it comes too late
-    "failed": frozenset({Answered, Resumed}),  # only while unfinished work has retries left
+    "failed": frozenset({Answered, Resumed, Recoded}),  # only while unfinished work has retries left
     "cancelled": frozenset({Answered}),
 }
 

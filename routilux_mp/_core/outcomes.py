@@ -6,10 +6,12 @@ record that says how it ended; a dead letter is out of every queue.
 
 from __future__ import annotations
 
+from collections import deque
+
 from .history import completes_entry
 from .job import DeadLetter, Dispatch, Group, Job, RoutineState, Run, Special
-from .queues import consume, extract, keep_cursor, release_in_order, route, take_runs
-from .records import Completed, Declined, Failed, Revived, Skipped, Taken
+from .queues import consume, extract, keep_cursor, release_in_order, reorder, requeue, route, take_runs
+from .records import Completed, Declined, Edited, Failed, Reordered, Revived, Skipped, Taken
 from .release import is_in_order
 from .state import change_state
 
@@ -64,6 +66,10 @@ def failed(job: Job, record: Failed, commit: int, source: Dispatch | None) -> No
         cursor = old.cursor if old else None
         since_ns = record.time_ns if record.due_ns else 0
         routine.special[seq] = Special(item, attempt, crashes, record.due_ns, cursor, since_ns=since_ns)
+    elif action == "stop" and failure.is_retryable and failure.kind != "crash":
+        # The job fails; resumed with more retries than it had, this attempt counts as one.
+        item = (old.item if old else extract(routine, seq)[0])._replace(commit=commit)
+        routine.special[seq] = Special(item, record.attempt + 1, cursor=old.cursor if old else None)
     elif action != "stop":
         # A crash or a timeout may be in the middle of a dispatch: it is taken out wherever it is.
         item = old.item if old else extract(routine, seq)[0]
@@ -136,6 +142,25 @@ def skipped(job: Job, record: Skipped, commit: int, source: Dispatch | None) -> 
     job.framework[spec.routine_id] = {**job.framework.get(spec.routine_id, {}), "status": "skipped"}
     if is_in_order(spec):
         release_in_order(job, record.routine, (record.seq, 1), -1, (), commit)
+
+
+def edited(job: Job, record: Edited, commit: int, source: Dispatch | None) -> None:
+    job.updated_ns = record.time_ns
+    routine = job.routines[record.routine]
+    waiting = routine.special.get(record.seq)
+    old = waiting.item if waiting else extract(routine, record.seq)[0]
+    assert isinstance(old, Run)
+    item = Run(record.seq, old.slot, old.connection, record.batch, 0, 1, commit)
+    if waiting:
+        routine.special[record.seq] = waiting._replace(item=item)
+    else:
+        requeue(routine, deque((item,)))
+
+
+def reordered(job: Job, record: Reordered, commit: int, source: Dispatch | None) -> None:
+    job.updated_ns = record.time_ns
+    routine = job.routines[record.routine]
+    reorder(routine, record.seqs, commit)
 
 
 def _take_letter(job: Job, routine: int, seq: int) -> DeadLetter:

@@ -37,13 +37,13 @@ def needed_batches(job: Job) -> Iterator[Batch]:
     for deferred in job.deferred:
         yield deferred.batch
     for letter in job.dead_letters:
-        yield from _batches(letter.item)
+        yield from batches_in(letter.item)
     for routine in job.routines:
         for item in (*routine.ready, *(s.item for s in routine.special.values())):
-            yield from _batches(item)
+            yield from batches_in(item)
         for dispatch in routine.dispatches.values():
             for item in dispatch.items:
-                yield from _batches(item)
+                yield from batches_in(item)
         for queue in routine.slots:
             for run in queue:
                 yield run.batch
@@ -52,7 +52,8 @@ def needed_batches(job: Job) -> Iterator[Batch]:
                 yield emit.batch
 
 
-def _batches(item: Item) -> Iterator[Batch]:
+def batches_in(item: Item) -> Iterator[Batch]:
+    """What one activation, or a run of them, is given."""
     if isinstance(item, Group):
         for run in item.runs:
             yield run.batch

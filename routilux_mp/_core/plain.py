@@ -25,6 +25,7 @@ def to_plain(job: Job) -> dict[str, Any]:
         "times": (job.created_ns, job.updated_ns, job.ends_after_ns, job.fails_at_ns, job.limit_ns),
         "entry": (job.entry, job.entry_slot, None if job.entry_batch is None else _batch_out(job.entry_batch)),
         "metadata": job.metadata,
+        "code": None if job.code is None else _batch_out(job.code),
         "is_open": job.is_open,
         "reason": job.reason,
         "framework": job.framework,
@@ -48,6 +49,8 @@ def fill(job: Job, s: dict[str, Any]) -> None:
     """
     job.topology = Topology.from_plain(s["topology"])
     job.status, job.metadata, job.is_open = s["status"], s["metadata"], s["is_open"]
+    code = s.get("code")  # older snapshots have none
+    job.code = None if code is None else _batch_in(code)
     job.created_ns, job.updated_ns, job.ends_after_ns, job.fails_at_ns, job.limit_ns = s["times"]
     job.entry, job.entry_slot, entry = s["entry"]
     job.entry_batch = None if entry is None else _batch_in(entry)

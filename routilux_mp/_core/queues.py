@@ -185,3 +185,16 @@ def requeue(routine: RoutineState, items: deque[Item]) -> None:
         head.append(ready.popleft())
     ready.extendleft(sorted([*head, *items], key=lambda item: item.seq, reverse=True))
     routine.ready_count += sum(item.count for item in items)
+
+
+def reorder(routine: RoutineState, seqs: tuple[int, ...], commit: int) -> None:
+    """The queued activation ``seqs[0]`` takes the lowest of their places, and so on."""
+    place_of = dict(zip(seqs, sorted(seqs), strict=True))
+    singles: list[Item] = []
+    for item in routine.ready:
+        if isinstance(item, Group):
+            singles.append(item)
+            continue
+        singles += [item._replace(seq=item.seq + i, start=item.start + i, count=1) for i in range(item.count)]
+    moved = [one._replace(seq=place_of[one.seq], commit=commit) if one.seq in place_of else one for one in singles]
+    routine.ready = deque(sorted(moved, key=lambda one: one.seq))

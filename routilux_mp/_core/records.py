@@ -40,6 +40,7 @@ class Completed(NamedTuple):
     ops: tuple[StateOp, ...] = ()
     partial: int = -1
     cursor: bytes | None = None
+    order: bytes = b""  # as in ``Completion``
 
 
 class Failed(NamedTuple):
@@ -167,9 +168,34 @@ class Postponed(NamedTuple):
     fails_at_ns: int
 
 
+class Recoded(NamedTuple):
+    """The job goes on with other code than before. The batch is that code, as in the first record, packed."""
+
+    time_ns: int
+    batch: Batch
+
+
+class Edited(NamedTuple):
+    """An activation that has not run has another input than it had; it came the same way."""
+
+    time_ns: int
+    routine: int
+    seq: int
+    batch: Batch
+
+
+class Reordered(NamedTuple):
+    """Queued activations run in another order: the first of ``seqs`` takes the lowest of their places, and so on."""
+
+    time_ns: int
+    routine: int
+    seqs: tuple[int, ...]
+
+
 Durable = (
     Submitted | Completed | Failed | Taken | Posted | Annotated | PauseAsked | Paused | Resumed | StopAsked | Closed
-    | Ended | Answered | Revived | Skipped | Declined | Adopted | Postponed
+    | Ended | Answered | Revived | Skipped | Declined | Adopted | Postponed | Recoded | Edited
+    | Reordered
 )  # fmt: skip
 
 
@@ -248,6 +274,7 @@ Record = Durable | Volatile
 TAGS: dict[type, int] = {
     Submitted: 1, Completed: 2, Failed: 3, Taken: 4, Posted: 5, Annotated: 6,
     PauseAsked: 7, Paused: 8, Resumed: 9, StopAsked: 10, Closed: 11, Ended: 12,
-    Answered: 13, Revived: 14, Skipped: 15, Declined: 16, Adopted: 17, Postponed: 18,
+    Answered: 13, Revived: 14, Skipped: 15, Declined: 16, Adopted: 17, Postponed: 18, Recoded: 19,
+    Edited: 20, Reordered: 21,
 }  # fmt: skip
 DURABLE = frozenset(TAGS)

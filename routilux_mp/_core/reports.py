@@ -45,7 +45,7 @@ def completion(job: Job, s: Completion, now: int) -> Step:
     if s.done or s.cursor is not None or s.emits or s.ops:
         ranges, follower = _ranges(d, s.done)
         partial = follower if s.cursor is not None else -1
-        yield Completed(now, d.routine, ranges, s.emits, s.ops, partial, s.cursor)
+        yield Completed(now, d.routine, ranges, s.emits, s.ops, partial, s.cursor, s.order)
         yield Changed()
         yield from _wishes(job, s, now)
     if s.failure is not None:

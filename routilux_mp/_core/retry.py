@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from .job import Job
 from .stimuli import Failure
 from .topology import ErrorSpec, RoutineSpec
 
@@ -27,3 +30,13 @@ def action_for(
             return "retry", now_ns + int(delay_s * 1e9)
         return "stop", 0
     return error.strategy, 0
+
+
+def has_retries_left(job: Job, rules: Mapping[str, ErrorSpec | None]) -> bool:
+    """Whether a failed job may go on: something that failed, and is not done, may be tried again by these rules."""
+    for spec, routine in zip(job.topology.routines, job.routines, strict=True):
+        error = rules.get(spec.routine_id)
+        if error is not None and error.strategy == "retry":
+            if any(1 < special.attempt <= error.max_retries + 1 for special in routine.special.values()):
+                return True
+    return False

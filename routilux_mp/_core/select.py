@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 from . import asking
 from .effects import Effect, Part, Work
-from .job import Group, Item, Job, Key, RoutineState, Special
+from .job import Group, Item, Job, Key, RoutineState, Run, Special
 from .records import Dispatched, Record, Seen
 from .stimuli import Capacity
+
+#: A worker is given no further batch with those that are so large already.
+DISPATCH_BYTES_MAX = 1024 * 1024
 
 
 def wanted(job: Job, now_ns: int) -> list[int]:
@@ -93,7 +96,7 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
     spec = job.topology.routines[s.routine]
     if not _may_dispatch(job) or routine.rest_until_ns > now_ns:
         return
-    question = asking.question(job, s.routine, now_ns)
+    question = asking.question(job, s.routine, now_ns) if s.may_ask else None
     if question is None and is_backed_up(job, s.routine) and must_lift(job, now_ns) != s.routine:
         return
     holders = {d.worker for d in routine.dispatches.values()}
@@ -151,9 +154,9 @@ def _head(
     Those from number ``before`` on wait for a special one.
     """
     items: list[Item] = []
-    count = 0
+    count = size = 0
     for item in routine.ready:
-        if item.commit > job.stands or (items and isinstance(item, Group)):
+        if item.commit > job.stands or (items and (size > DISPATCH_BYTES_MAX or isinstance(item, Group))):
             break
         if is_ordered:
             if items and items[-1].seq + items[-1].count != item.seq:
@@ -164,6 +167,8 @@ def _head(
             take = min(take, before - item.seq)
         if take <= 0:
             break
+        if isinstance(item, Run):
+            size += item.batch.size
         items.append(item if take == item.count else item._replace(count=take))
         count += take
         if isinstance(item, Group):

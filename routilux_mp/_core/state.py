@@ -71,6 +71,8 @@ def _note(job: Job, op: str, scope: str, key: str, value: object) -> None:
         job.log_count += 1
     elif op == "send":
         job.sent_count += 1
+    elif op == "record":
+        job.record_count += 1
     elif op == "defer":
         routine = job.topology.index_of(scope)
         assert routine is not None

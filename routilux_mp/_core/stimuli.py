@@ -21,7 +21,8 @@ class StateOp(NamedTuple):
     (value: encoded bytes of one item); ``log``: an entry of the shared log (encoded bytes);
     ``output``: (temporary path, final path) to be moved when the commit stands; ``defer``: an emission
     (scope: routine id, key: event, value: a batch of one) kept back until the job is resumed; ``send``: an
-    output for the caller (scope: routine id, key: its type, value: encoded bytes); ``pause``, ``cancel``: a
+    output for the caller (scope: routine id, key: its type, value: encoded bytes); ``record``: an entry of the
+    execution history (scope: routine id, key: its name, value: encoded bytes); ``pause``, ``cancel``: a
     wish of a handler (key: the reason, value: encoded checkpoint), obeyed with the commit that carries it.
     """
 
@@ -78,6 +79,12 @@ class Adopt(NamedTuple):
     ops: tuple[StateOp, ...] = ()  # what was changed in the document
 
 
+class Recode(NamedTuple):
+    """Whoever goes on with the job does so with other code; see ``records.Recoded``."""
+
+    batch: Batch
+
+
 class Completion(NamedTuple):
     """A worker's report on one dispatch; several may come for one dispatch."""
 
@@ -91,6 +98,7 @@ class Completion(NamedTuple):
     is_last: bool = True  # nothing more comes; what is not done is handed back
     busy_ns: int = 0  # time spent on the reported activations
     answers: tuple[Answer, ...] = ()  # to a question (``Work.question``), which is then ``done``
+    order: bytes = b""  # the events of all emissions as they came, one byte each; empty: grouped as in ``emits``
 
 
 class Capacity(NamedTuple):
@@ -100,6 +108,7 @@ class Capacity(NamedTuple):
     worker: int
     dispatch: int  # the number the dispatch will have; the shell's, since workers serve several jobs
     count: int  # type: ignore[assignment]
+    may_ask: bool = True  # its policy too, which is the user's code and keeps to one worker
 
 
 class HandedBack(NamedTuple):
@@ -195,7 +204,16 @@ class Ask(NamedTuple):
     refusal: str = ""  # why it cannot be a wish
 
 
+class Edit(NamedTuple):
+    """What a person changed in the list of what is still to be done, before it goes on."""
+
+    inputs: tuple[tuple[int, int, Batch], ...] = ()  # (routine, activation, its input in place of the old one)
+    posts: tuple[tuple[int, int, Batch, int], ...] = ()  # (routine, slot, input, priority): one activation more
+    priorities: tuple[tuple[int, int, int], ...] = ()  # (routine, activation, priority), where it is not 0
+    due_now: tuple[tuple[int, int], ...] = ()  # (routine, activation): its retry waits no longer
+
+
 Stimulus = (
     Submit | Adopt | Completion | Capacity | HandedBack | WorkerLost | Stands | Tick | Pause | Resume | Cancel | Drain
-    | Fail | Post | Annotate | Close | Retry | Skip | Yield | Ask
+    | Fail | Post | Annotate | Close | Retry | Skip | Yield | Ask | Recode | Edit
 )  # fmt: skip

@@ -7,6 +7,7 @@ the topology is part of its first record.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 
@@ -71,23 +72,8 @@ class Topology:
     depth: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        count = len(self.routines)
-        routes: dict[tuple[int, int], tuple[int, ...]] = {}
-        down: list[set[int]] = [set() for _ in range(count)]
-        for number, connection in enumerate(self.connections):
-            key = (connection.source, connection.event)
-            routes[key] = (*routes.get(key, ()), number)
-            down[connection.source].add(connection.target)
-        reach = [_reachable(start, down) for start in range(count)]
-        put = object.__setattr__
-        put(self, "routes", routes)
-        put(self, "downstream", tuple(frozenset(targets) for targets in down))
-        put(self, "upstream", tuple(frozenset(s for s in range(count) if r in reach[s]) for r in range(count)))
-        put(self, "feeds", tuple(_feeds(r, self.connections, self.routines) for r in range(count)))
-        put(self, "depth", tuple(_depth(r, down, reach) for r in range(count)))
-        grouped = (r for r in range(count) if self.routines[r].policy.kind != "each")
-        put(self, "custom", tuple(r for r in range(count) if self.routines[r].policy.kind == "custom"))
-        put(self, "grouped", tuple(sorted(grouped, key=lambda r: -self.depth[r])))
+        for name, value in _derived(self.routines, self.connections).items():
+            object.__setattr__(self, name, value)
 
     def index_of(self, routine_id: str) -> int | None:
         """Number of the routine, or None."""
@@ -121,6 +107,30 @@ class Topology:
             )  # fmt: skip
         connections = tuple(ConnectionSpec(*row) for row in data["connections"])
         return cls(data["flow_id"], data["strategy"], tuple(routines), connections)
+
+
+@lru_cache(maxsize=64)  # a flow is the same for all of its jobs
+def _derived(routines: tuple[RoutineSpec, ...], connections: tuple[ConnectionSpec, ...]) -> dict[str, Any]:
+    """What follows from the shape alone; shared by equal ones."""
+    numbers = range(len(routines))
+    routes: dict[tuple[int, int], tuple[int, ...]] = {}
+    down: list[set[int]] = [set() for _ in numbers]
+    for number, connection in enumerate(connections):
+        key = (connection.source, connection.event)
+        routes[key] = (*routes.get(key, ()), number)
+        down[connection.source].add(connection.target)
+    reach = [_reachable(start, down) for start in numbers]
+    depth = tuple(_depth(r, down, reach) for r in numbers)
+    grouped = [r for r in numbers if routines[r].policy.kind != "each"]
+    return {
+        "routes": routes,
+        "downstream": tuple(frozenset(targets) for targets in down),
+        "upstream": tuple(frozenset(s for s in numbers if r in reach[s]) for r in numbers),
+        "feeds": tuple(_feeds(r, connections, routines) for r in numbers),
+        "depth": depth,
+        "custom": tuple(r for r in grouped if routines[r].policy.kind == "custom"),
+        "grouped": tuple(sorted(grouped, key=lambda r: -depth[r])),
+    }
 
 
 def _feeds(

@@ -17,14 +17,16 @@ import struct
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
 from typing import Any, Final, NamedTuple
 
-from ..errors import CheckpointDamaged, EmissionNotSerializable, KeyUnavailable, RoutiluxError
+from ..errors import CheckpointDamaged, EmissionNotSerializable, KeyUnavailable
 from . import arrays
+from .object_blob import ObjectBlob, Part, dump_part, write_blob
+from .object_blob import Unreadable as Unreadable
 from .paths import nesting_fault, path_to
-from .pickling import UnreadableObject, dump_objects, load_objects, refusal
+from .places import DOCUMENT_PLACE
+from .sealed import Sealed, seal
 from .signing import SIGNATURE_BYTES, Signer
 from .values import DEPTH_MAX, Beside, Decoder, Encoder, ObjectFound, unpack_simple
 
@@ -33,8 +35,6 @@ _HAS_MARKS, _HAS_OBJECTS, _HAS_BESIDE, _IS_JOINED = 1, 2, 4, 8
 _FLAGS: Final = _HAS_MARKS | _HAS_OBJECTS | _HAS_BESIDE
 _LENGTHS: Final = struct.Struct("<QQ")  # packed values, object blob
 _COUNT: Final = struct.Struct("<I")
-_PART: Final = struct.Struct("<QI")  # bytes of one part's pickle, its buffers
-_SPAN: Final = struct.Struct("<QQ")  # offset and size of a buffer
 _PIECE: Final = struct.Struct("<IQ")  # items and bytes of one of several batches that were joined
 _PLAIN_PREFIX: Final = bytes([_VERSION])
 _MARKED_PREFIX: Final = bytes([_VERSION | _HAS_MARKS])
@@ -45,13 +45,6 @@ class Encoded(NamedTuple):
 
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks of a batch
     data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """Stands for an item whose objects cannot be built in this process."""
-
-    error: EmissionNotSerializable
 
 
 class _Tools(threading.local):
@@ -108,7 +101,8 @@ def decode_batch(
 ) -> list[Any]:
     """The items from *start*, *count* of them or all. Over a memoryview large arrays share its memory.
 
-    An item whose objects cannot be built is given as ``Unreadable``.
+    An item whose objects cannot be built is given as ``Unreadable``. With a verifier that opens none, the
+    objects are checked and passed on as ``Sealed``.
 
     Raises:
         CheckpointDamaged: these are not the bytes of a batch, or it has fewer items.
@@ -168,13 +162,29 @@ def decode_value(data: bytes | memoryview, verifier: Signer | None, context: byt
     return value
 
 
+def move_value(data: bytes | memoryview, signer: Signer, old: bytes, new: bytes) -> bytes:
+    """What :func:`encode_value` made for the place *old*, for the place *new*. No object is opened.
+
+    Raises:
+        CheckpointDamaged, SignatureInvalid, KeyUnavailable: as ``decode_batch``.
+    """
+    flags = data[0] ^ _VERSION if data else 0xFF
+    if flags > _FLAGS:
+        raise CheckpointDamaged("encoded values are damaged: unknown version or flags")
+    if not flags & _HAS_OBJECTS:
+        return bytes(data)
+    _, blob, signature, beside, end = _Layout.of(data, flags)
+    objects = ObjectBlob(blob, beside, signer, old, signature)
+    return b"".join((data[: end - SIGNATURE_BYTES], signer.sign(new, objects.digest), data[end:]))
+
+
 # -- the slower way in: something is not plain, too deep, or not encodable at all -----------------
 
 
 def _encode_each(values: list[Any], signer: Signer | None, context: bytes) -> list[bytes | memoryview]:
     encoder = Encoder(unicode_errors="surrogatepass")
     chunks = [encoder.array_header(len(values))]
-    parts: list[tuple[bytes, list[tuple[int, int]]]] = []
+    parts: list[Part] = []
     digests = hashlib.sha256()
     for index, item in enumerate(values):
         objects: list[Any] = []
@@ -189,36 +199,23 @@ def _encode_each(values: list[Any], signer: Signer | None, context: bytes) -> li
             if objects:
                 if signer is None:
                     raise _needs_key(item, objects[0])
-                parts.append(_dump_part(encoder, item, objects, digests))
+                parts.append(dump_part(encoder, item, objects, digests))
         except (ValueError, OverflowError, RecursionError) as error:
             raise _about(index, _not_plain(item, error)) from None
         except EmissionNotSerializable as error:
             raise _about(index, error)  # noqa: B904 - the same error, with its place
     if not parts or signer is None:
         return _pieces_of(encoder, chunks, b"", b"")
-    blob = _write_blob(parts)
+    return _signed_pieces(encoder, chunks, parts, digests, signer, context)
+
+
+def _signed_pieces(
+    encoder: Encoder, chunks: list[bytes], parts: list[Part], digests: Any,
+    signer: Signer, context: bytes,
+) -> list[bytes | memoryview]:  # fmt: skip
+    blob = write_blob(parts)
     digests.update(blob)
     return _pieces_of(encoder, chunks, blob, signer.sign(context, digests.digest()))
-
-
-def _dump_part(encoder: Encoder, item: Any, objects: list[Any], digests: Any) -> tuple[bytes, list[tuple[int, int]]]:
-    try:
-        pickled, beside = dump_objects(objects)
-    except RoutiluxError:
-        raise
-    except Exception as error:  # the user's __reduce__ and __getstate__ run here
-        raise refusal(item, error) from error
-    spans = []
-    for content in beside:
-        digests.update(content)
-        spans.append((encoder.place_beside(content), content.nbytes))
-    return pickled, spans
-
-
-def _write_blob(parts: list[tuple[bytes, list[tuple[int, int]]]]) -> bytes:
-    head = [_COUNT.pack(len(parts)), *(_PART.pack(len(pickled), len(spans)) for pickled, spans in parts)]
-    head += [_SPAN.pack(*span) for _, spans in parts for span in spans]
-    return b"".join(head + [pickled for pickled, _ in parts])
 
 
 def _pieces_of(encoder: Encoder, chunks: list[bytes], blob: bytes, signature: bytes) -> list[bytes | memoryview]:
@@ -291,85 +288,56 @@ def _decode_joined(
 # -- the slower way back ----------------------------------------------------------------------------
 
 
+class _Layout(NamedTuple):
+    """Where the pieces of a batch are that is not all plain."""
+
+    packed: memoryview
+    blob: memoryview
+    signature: memoryview
+    beside: Beside
+    end: int  # of all of them; the buffers of large arrays come after it
+
+    @classmethod
+    def of(cls, data: bytes | memoryview, flags: int) -> _Layout:
+        view = memoryview(data)
+        here = 1 + _LENGTHS.size
+        if len(view) < here:
+            raise CheckpointDamaged("encoded values are damaged: cut off")
+        packed_bytes, blob_bytes = _LENGTHS.unpack_from(view, 1)
+        signature_bytes = SIGNATURE_BYTES if flags & _HAS_OBJECTS else 0
+        end = here + packed_bytes + blob_bytes + signature_bytes
+        if end > len(view) or (not signature_bytes and blob_bytes):
+            raise CheckpointDamaged("encoded values are damaged: lengths reach beyond the end")
+        if not flags & _HAS_BESIDE and end != len(view):
+            raise CheckpointDamaged("encoded values are damaged: bytes are left over")
+        beside = Beside(data, _aligned(end)) if flags & _HAS_BESIDE else Beside(b"")
+        blob_at = here + packed_bytes
+        return cls(
+            view[here:blob_at], view[blob_at : end - signature_bytes], view[end - signature_bytes : end], beside, end
+        )
+
+
 def _decode_complex(
     data: bytes | memoryview, flags: int, verifier: Signer | None, context: bytes, start: int, stop: int
 ) -> list[Any]:
-    view = memoryview(data)
-    here = 1 + _LENGTHS.size
-    if len(view) < here:
-        raise CheckpointDamaged("encoded values are damaged: cut off")
-    packed_bytes, blob_bytes = _LENGTHS.unpack_from(view, 1)
-    signature_bytes = SIGNATURE_BYTES if flags & _HAS_OBJECTS else 0
-    end = here + packed_bytes + blob_bytes + signature_bytes
-    if end > len(view) or (not signature_bytes and blob_bytes):
-        raise CheckpointDamaged("encoded values are damaged: lengths reach beyond the end")
-    beside = Beside(data, _aligned(end)) if flags & _HAS_BESIDE else Beside(b"")
-    if not flags & _HAS_BESIDE and end != len(view):
-        raise CheckpointDamaged("encoded values are damaged: bytes are left over")
+    packed, blob, signature, beside, _ = _Layout.of(data, flags)
     has_marks = bool(flags & _HAS_MARKS)
-    packed = view[here : here + packed_bytes]
-    if not signature_bytes:
+    if not signature:
         return list(Decoder(has_marks, beside).unpack_each(packed, start, stop))
-    blob = view[here + packed_bytes : here + packed_bytes + blob_bytes]
-    objects = _Objects(blob, beside, verifier, context, view[end - signature_bytes : end])
+    objects = ObjectBlob(blob, beside, verifier, context, signature)
     each = Decoder(has_marks, beside, objects.find).unpack_each(packed, start, stop)
+    if verifier is not None and not verifier.opens_objects:
+        close = partial(_closed, objects=objects, signer=verifier)
+        return [seal(item, close) if objects.met_closed() else item for item in each]
     return [item if objects.error is None else objects.unreadable() for item in each]
 
 
-class _Objects:
-    """The object blob of a batch: verified whole when it is made, loaded part by part."""
-
-    def __init__(
-        self, blob: memoryview, beside: Beside, verifier: Signer | None, context: bytes, signature: memoryview
-    ) -> None:
-        if verifier is None:
-            raise KeyUnavailable("the batch holds signed objects, and this process was given no key to verify them")
-        try:
-            self._read_head(blob, beside)
-        except (struct.error, ValueError) as error:
-            raise CheckpointDamaged(f"encoded objects are damaged: {error}") from None
-        digests = hashlib.sha256()
-        for _, buffers in self._parts:
-            for buffer in buffers:
-                digests.update(buffer)
-        digests.update(blob)
-        verifier.verify(context, digests.digest(), bytes(signature))
-        self._loaded: dict[int, list[Any]] = {}
-        self.error: str | None = None
-
-    def _read_head(self, blob: memoryview, beside: Beside) -> None:
-        (count,) = _COUNT.unpack_from(blob)
-        here = _COUNT.size
-        if count * _PART.size > len(blob):
-            raise ValueError("more parts than bytes")
-        sizes = [_PART.unpack_from(blob, here + i * _PART.size) for i in range(count)]
-        here += count * _PART.size
-        span_count = sum(buffer_count for _, buffer_count in sizes)
-        if here + span_count * _SPAN.size + sum(size for size, _ in sizes) != len(blob):
-            raise ValueError("its lengths do not add up")
-        spans = iter([beside.take(*_SPAN.unpack_from(blob, here + i * _SPAN.size)) for i in range(span_count)])
-        ends = list(accumulate((size for size, _ in sizes), initial=here + span_count * _SPAN.size))
-        self._parts = [
-            (blob[ends[i] : ends[i + 1]], [next(spans) for _ in range(buffer_count)])
-            for i, (_, buffer_count) in enumerate(sizes)
-        ]
-
-    def find(self, part: int, number: int) -> Any:
-        """The object, or None with ``error`` set."""
-        if part not in self._loaded:
-            if part >= len(self._parts):
-                raise ValueError("an object that is not there")
-            try:
-                self._loaded[part] = load_objects(*self._parts[part])
-            except UnreadableObject as error:
-                self.error = str(error)
-                return None
-        objects = self._loaded[part]
-        if number >= len(objects):
-            raise ValueError("an object that is not there")
-        return objects[number]
-
-    def unreadable(self) -> Unreadable:
-        """The item that ``error`` is about; clears it for the next."""
-        text, self.error = self.error, None
-        return Unreadable(EmissionNotSerializable(f"an object of this value cannot be built here: {text}"))
+def _closed(value: Any, objects: ObjectBlob, signer: Signer) -> Sealed:
+    """A value with closed objects as a batch of one: their pickles as they were, signed for documents."""
+    encoder = Encoder(unicode_errors="surrogatepass")
+    numbers: dict[int, int] = {}
+    encoder.keep_object = lambda found: (numbers.setdefault(found.part, len(numbers)), found.number)
+    chunks = [encoder.array_header(1), encoder.pack(value)]
+    digests = hashlib.sha256()
+    parts = objects.repack(encoder, list(numbers), digests)
+    return Sealed(b"".join(_signed_pieces(encoder, chunks, parts, digests, signer, DOCUMENT_PLACE)))

@@ -106,8 +106,9 @@ class LoadedCode:
         self._pieces: dict[str, bytes] = bundle["b"]
         part_a: bytes = bundle["a"]
         self.digest = hashlib.sha256(data).hexdigest()
-        code_digest = hashlib.sha256(part_a).digest()
-        self._table = shipped.table_of(code_digest) or _load_part_a(part_a, code_digest)
+        #: Of what the bundle shares with others of the same classes.
+        self.shared_digest = hashlib.sha256(part_a).digest()
+        self._table = shipped.table_of(self.shared_digest) or _load_part_a(part_a, self.shared_digest)
 
     @property
     def routine_ids(self) -> list[str]:

@@ -15,13 +15,12 @@ from typing import Any
 
 from ..errors import CheckpointDamaged, NotSerializable
 from .callables import describe_callable, resolve_callable
+from .places import DOCUMENT_PLACE
+from .sealed import Joined, Sealed
 
 _TUPLE, _SET, _FROZENSET, _DICT = "$tuple", "$set", "$frozenset", "$dict"
-_CALLABLE, _OBJECT, _ENCODED = "$callable", "$object", "$encoded"
-_RESERVED = frozenset({_TUPLE, _SET, _FROZENSET, _DICT, _CALLABLE, _OBJECT, _ENCODED})
-
-#: The place that signed text in a document belongs to.
-_CONTEXT = b"routilux_mp document value"
+_CALLABLE, _OBJECT, _ENCODED, _JOINED = "$callable", "$object", "$encoded", "$joined"
+_RESERVED = frozenset({_TUPLE, _SET, _FROZENSET, _DICT, _CALLABLE, _OBJECT, _ENCODED, _JOINED})
 _DEPTH_MAX = 200
 
 
@@ -47,6 +46,10 @@ def to_json(value: Any, owner: Any = None, where: str = "value", depth: int = 0)
         if kind is not tuple:
             items.sort(key=json.dumps)  # the same set gives the same document in every process
         return {f"${kind.__name__}": items}
+    if kind is Sealed:
+        return {_ENCODED: base64.b64encode(value.data).decode("ascii")}
+    if kind is Joined:
+        return {_JOINED: [to_json(value.first), to_json(value.items, owner, where, depth + 1)]}
     if callable(value) and not isinstance(value, type):
         return {_CALLABLE: describe_callable(value, owner, where)}
     if _is_serializable(value):
@@ -76,6 +79,9 @@ def from_json(data: Any, owner: Any = None, where: str = "value") -> Any:
             return _object_from(content)
         case "$encoded":
             return _decoded(content, where)
+        case "$joined":
+            first, rest = (from_json(part, owner, where) for part in content)
+            return [*first, *rest] if isinstance(first, (list, tuple)) else [first, *rest]
     items = [from_json(item, owner, f"{where}[{i}]") for i, item in enumerate(content)]
     match mark:
         case "$tuple":
@@ -121,7 +127,7 @@ def _encoded(value: Any, where: str) -> dict[str, str]:
     from .signing import Signer
 
     try:
-        data = encode_value(value, Signer(may_create=True), _CONTEXT)
+        data = encode_value(value, Signer(may_create=True), DOCUMENT_PLACE)
     except (TypeError, ValueError) as error:
         raise NotSerializable(f"{where} cannot be serialized: {error}") from error
     return {_ENCODED: base64.b64encode(data).decode("ascii")}
@@ -135,4 +141,4 @@ def _decoded(content: Any, where: str) -> Any:
         raw = base64.b64decode(content, validate=True)
     except (TypeError, ValueError) as error:
         raise CheckpointDamaged(f"{where}: not the text of an encoded value: {error}") from None
-    return decode_value(raw, Signer(), _CONTEXT)
+    return decode_value(raw, Signer(), DOCUMENT_PLACE)

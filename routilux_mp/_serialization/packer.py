@@ -196,11 +196,13 @@ class Packer:
     def take_function(self, function: types.FunctionType) -> reducers.Reduced:
         """A function by value; what it uses of its globals is sent too."""
         key = self._key_of(function.__globals__)
+        user = function.__qualname__.replace("<locals>.", "") + "()"
+        for name in reducers.global_names(function.__code__):
+            # Names like this are put into a module by what loads it (pytest, for its asserts): importing it gives none.
+            is_missing = not isinstance(key, str) or name.startswith("@")
+            if is_missing and name in function.__globals__ and name not in _OWN_NAMES:
+                self._want(key, function.__globals__, name, user)
         if not isinstance(key, str):
-            user = function.__qualname__.replace("<locals>.", "") + "()"
-            for name in reducers.global_names(function.__code__):
-                if name in function.__globals__ and name not in _OWN_NAMES:
-                    self._want(key, function.__globals__, name, user)
             self._note_submodules(function)
         return reducers.take_function(function, Space(key))
 

@@ -6,7 +6,12 @@ nothing signed for one job is accepted in another.
 
 from __future__ import annotations
 
+from typing import Final
+
 from .packing import pack
+
+#: Signed text in a document that people read and exchange.
+DOCUMENT_PLACE: Final = b"routilux_mp document value"
 
 
 def emission_place(job_id: str, routine_id: str, event: str) -> bytes:
@@ -42,6 +47,11 @@ def message_place(job_id: str, routine_id: str) -> bytes:
 def output_place(job_id: str, routine_id: str, output_type: str) -> bytes:
     """What a routine sent to the caller."""
     return pack(("output", job_id, routine_id, output_type))
+
+
+def record_place(job_id: str, routine_id: str, name: str) -> bytes:
+    """What a handler added to the execution history."""
+    return pack(("record", job_id, routine_id, name))
 
 
 def past_place(job_id: str) -> bytes:

@@ -49,6 +49,11 @@ def enter(digest: bytes, table: Table, main_names: Iterable[str]) -> None:
         _newest[cls.__module__, cls.__qualname__] = cls
 
 
+def leave(digest: bytes) -> None:
+    """Forget the code *digest*: nothing of it is in use in this process any more, and nothing will refer to it."""
+    _tables.pop(digest, None)
+
+
 def table_of(digest: bytes) -> Table | None:
     """What the code *digest* brought here, if it is here."""
     return _tables.get(digest)

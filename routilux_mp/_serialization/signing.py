@@ -29,6 +29,9 @@ SIGNATURE_BYTES = KEY_ID_BYTES + hashlib.sha256().digest_size
 KEY_FILE_BYTES_MAX = 64 * 1024
 
 _DOMAIN = b"routilux_mp signature 1\0"
+#: Windows has no owners and modes of this kind; there the user's folder keeps others out.
+_HAS_OWNERS = hasattr(os, "geteuid")
+_SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def key_path(settings: Settings | None = None) -> Path:
@@ -51,7 +54,7 @@ class Signer:
         may_create: ``sign`` and ``keys`` create a missing key file (for a process whose duty it is to sign).
     """
 
-    __slots__ = ("_by_id", "_keys", "_lock", "_may_create", "path")
+    __slots__ = ("_by_id", "_keys", "_lock", "_may_create", "opens_objects", "path")
 
     def __init__(self, keys: Sequence[bytes] = (), *, path: Path | None = None, may_create: bool = False) -> None:
         for key in keys:
@@ -62,11 +65,19 @@ class Signer:
         self._by_id: dict[bytes, bytes] = {_key_id(key): key for key in keys}
         self._may_create = may_create
         self._lock = threading.Lock()
+        #: Whether what it has verified may be unpickled, which runs the code of whoever signed it.
+        self.opens_objects = True
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None, *, may_create: bool = False) -> Signer:
         """The signer of this user: keys come from ``key_path(settings)`` when they are needed."""
         return cls(path=key_path(settings), may_create=may_create)
+
+    def that_opens_nothing(self) -> Signer:
+        """The same keys, for one that passes objects on as they are stored (see ``sealed``)."""
+        other = Signer(self._keys, path=self.path, may_create=self._may_create)
+        other.opens_objects = False
+        return other
 
     def __repr__(self) -> str:
         return f"Signer({len(self._keys)} keys loaded, file {self.path})"
@@ -118,9 +129,10 @@ class Signer:
             if os.path.lexists(self.path):
                 return False
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o600)
             try:
-                os.fchmod(descriptor, 0o600)
+                if _HAS_OWNERS:
+                    os.fchmod(descriptor, 0o600)
                 os.write(descriptor, os.urandom(KEY_BYTES).hex().encode() + b"\n")
                 os.fsync(descriptor)
                 try:
@@ -157,7 +169,7 @@ _CURE = "copy the key file from the machine that wrote the checkpoint (mode 0600
 
 def _read_keys(path: Path) -> tuple[bytes, ...]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | _SAFE | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         raise KeyUnavailable(f"there is no signing key at {path}; {_CURE}") from None
     except OSError as error:
@@ -166,9 +178,9 @@ def _read_keys(path: Path) -> tuple[bytes, ...]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise KeyUnavailable(f"the signing key {path} is not a regular file; {_CURE}")
-        if status.st_uid != os.geteuid():
+        if _HAS_OWNERS and status.st_uid != os.geteuid():
             raise KeyUnavailable(f"the signing key {path} belongs to user {status.st_uid}, not to {os.geteuid()}")
-        if status.st_mode & 0o077:
+        if _HAS_OWNERS and status.st_mode & 0o077:
             mode = stat.S_IMODE(status.st_mode)
             raise KeyUnavailable(f"the signing key {path} has mode {mode:04o}: others can use it; chmod 600 '{path}'")
         if status.st_size > KEY_FILE_BYTES_MAX:

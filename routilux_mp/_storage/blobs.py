@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 from zlib import crc32
 
-from ..errors import BlobMissing, CheckpointDamaged, StorageError, UsageError
-from .files import FileSystem, RealFiles, let_go
+from ..errors import BlobMissing, CheckpointDamaged, OutcomeUnknown, StorageBlocked, StorageError, UsageError
+from .files import FileSystem, let_go
 from .layout import BLOBS, check_blob_name, epoch_name
+from .path_files import system_files
 from .place import Place
 from .put import Putter, blocked
 
@@ -27,6 +30,8 @@ from .put import Putter, blocked
 _TRAILER = struct.Struct("<8sQI")
 _CRC = struct.Struct("<I")
 _MAGIC = b"RMPBLOB1"
+#: In memory, where nothing is kept: its payload has no checksum, which would cost as much as writing it.
+_MAGIC_UNCHECKED = b"RMPBLOB0"
 TRAILER_BYTES = _TRAILER.size + _CRC.size
 
 
@@ -66,7 +71,21 @@ def put_blob_file(
     Raises:
         StorageBlocked: it could not be written; nothing is left of it.
     """
-    fs = fs or RealFiles()
+    ref, make_durable = begin_blob_file(blob_dir, name, chunks, fs)
+    make_durable()
+    return ref
+
+
+def begin_blob_file(
+    blob_dir: str, name: str, chunks: Iterable[bytes | memoryview], fs: FileSystem | None = None,
+    *, is_checked: bool = True,
+) -> tuple[BlobRef, Callable[[], None]]:  # fmt: skip
+    """As `put_blob_file`, in two steps: once this returns `chunks` may change; what it returns waits for the disk.
+
+    That is to be called once, by whichever thread, and raises as this does. Without `is_checked` damage of the payload
+    is not found: for what lies in memory only.
+    """
+    fs = fs or _files_for(blob_dir)
     path = f"{blob_dir}/{name}"
     full_name = check_blob_name(f"{blob_dir.rsplit('/', 1)[-1]}/{name}")
     with blocked(path):
@@ -77,9 +96,23 @@ def put_blob_file(
             except FileExistsError:
                 raise UsageError(f"a blob named {full_name} exists; blob names are used once") from None
             try:
-                size, checksum = _write(fs, handle, chunks)
-                fs.fsync(handle)
+                size, checksum = _write(fs, handle, chunks, is_checked)
             except BaseException:  # also an interrupt or an error of the caller's iterable: leave no half blob
+                fs.close(handle)
+                fs.unlink(name, at)
+                raise
+        except BaseException:
+            let_go(fs, at)
+            raise
+    return BlobRef(full_name, size, checksum), partial(_make_durable, fs, at, name, handle, path)
+
+
+def _make_durable(fs: FileSystem, at: int, name: str, handle: int, path: str) -> None:
+    with blocked(path):
+        try:
+            try:
+                fs.fsync(handle)
+            except OSError:
                 fs.close(handle)
                 fs.unlink(name, at)
                 raise
@@ -87,29 +120,34 @@ def put_blob_file(
             fs.fsync(at)
         finally:
             let_go(fs, at)
-    return BlobRef(full_name, size, checksum)
 
 
 def _open_or_make(fs: FileSystem, blob_dir: str) -> int:
     """Most jobs have no blobs, so it is the first one that makes the directory, durably."""
     try:
-        return fs.open_root(blob_dir, create=False)
+        return _open_folder(fs, blob_dir)
     except FileNotFoundError:
         above, _, epoch = blob_dir.rpartition("/")
         job = fs.open_root(os.path.dirname(above), create=False)
         try:
             return Putter(fs, b"").make_dirs(job, (BLOBS, epoch), where=blob_dir)
+        except OutcomeUnknown as error:
+            # Of a directory nothing is named yet: the payload is not there, and it is no fault of who emits it.
+            raise StorageBlocked(str(error)) from error
         finally:
             fs.close(job)
 
 
-def _write(fs: FileSystem, handle: int, chunks: Iterable[bytes | memoryview]) -> tuple[int, int]:
+def _write(
+    fs: FileSystem, handle: int, chunks: Iterable[bytes | memoryview], is_checked: bool
+) -> tuple[int, int]:  # fmt: skip
     total = checksum = 0
     for chunk in chunks:
         fs.write(handle, chunk)  # type: ignore[arg-type]
-        checksum = crc32(chunk, checksum)
+        if is_checked:
+            checksum = crc32(chunk, checksum)
         total += memoryview(chunk).nbytes
-    trailer = _TRAILER.pack(_MAGIC, total, checksum)
+    trailer = _TRAILER.pack(_MAGIC if is_checked else _MAGIC_UNCHECKED, total, checksum)
     fs.write(handle, trailer + _CRC.pack(crc32(trailer)))
     return total, checksum
 
@@ -121,10 +159,10 @@ def map_blob(path: str, expected: BlobRef | None = None, fs: FileSystem | None =
         CheckpointDamaged: it is missing, cut, changed, or not the one that `expected` names.
         StorageError: it cannot be read.
     """
-    fs = fs or RealFiles()
     folder, _, name = path.rpartition("/")
+    fs = fs or _files_for(folder)
     try:
-        at = fs.open_root(folder, create=False)
+        at = _open_folder(fs, folder)
         try:
             whole = fs.map(name, at)
         finally:
@@ -132,17 +170,42 @@ def map_blob(path: str, expected: BlobRef | None = None, fs: FileSystem | None =
     except FileNotFoundError:
         raise BlobMissing(f"the blob {path} is missing") from None
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EINVAL):
+        if error.errno in (errno.ELOOP, errno.EINVAL, errno.ENOTDIR):
             raise CheckpointDamaged(f"the blob {path} is not a regular file; it was not read") from error
         raise StorageError(f"the blob {path} cannot be read: {error.strerror or error}") from error
     size = whole.nbytes - TRAILER_BYTES
     if size < 0:
         raise CheckpointDamaged(f"the blob {path} is damaged: it is cut off")
+    # What costs nothing first: the whole of it is read only when its length is the one that is expected.
     trailer = bytes(whole[size : size + _TRAILER.size])
     magic, length, checksum = _TRAILER.unpack(trailer)
-    is_whole = magic == _MAGIC and length == size and _CRC.pack(crc32(trailer)) == whole[size + _TRAILER.size :]
-    if not is_whole or crc32(whole[:size]) != checksum:
-        raise CheckpointDamaged(f"the blob {path} is damaged: its end or its checksum does not match")
+    is_blob = magic in (_MAGIC, _MAGIC_UNCHECKED) and length == size
+    if not is_blob or _CRC.pack(crc32(trailer)) != whole[size + _TRAILER.size :]:
+        raise CheckpointDamaged(f"the blob {path} is damaged: its end does not match")
     if expected is not None and (size, checksum) != (expected.size_bytes, expected.crc32):
         raise CheckpointDamaged(f"the blob {path} is not the one that the log names")
+    if magic == _MAGIC and crc32(whole[:size]) != checksum:
+        raise CheckpointDamaged(f"the blob {path} is damaged: its checksum does not match")
     return whole[:size]
+
+
+def _files_for(blob_dir: str) -> FileSystem:
+    """For a process that knows no more than this path: a job is shared with a group if its owner made it so."""
+    try:
+        is_shared = bool(os.stat(os.path.dirname(os.path.dirname(blob_dir))).st_mode & stat.S_IWGRP)
+    except OSError:
+        is_shared = False  # whatever it is, opening it says so
+    return system_files(group_shared=is_shared)
+
+
+def _open_folder(fs: FileSystem, blob_dir: str) -> int:
+    """The directory; below the checkpoint root no symbolic link is followed."""
+    root, *names = blob_dir.rsplit("/", 3)
+    handle = fs.open_root(root or "/", create=False)
+    for name in names:
+        try:
+            child = fs.open_dir(name, handle)
+        finally:
+            let_go(fs, handle)
+        handle = child
+    return handle

@@ -12,11 +12,24 @@ from typing import Any
 from .._core.batch import Batch
 from .._core.job import Job
 from .._core.plain import fill, to_plain
-from .._core.records import TAGS, Annotated, Completed, Durable, Failed, Posted, Resumed, Submitted
+from .._core.records import (
+    TAGS,
+    Annotated,
+    Completed,
+    Durable,
+    Edited,
+    Failed,
+    Posted,
+    Recoded,
+    Resumed,
+    Submitted,
+)  # fmt: skip
 from .._core.stimuli import Emit, Failure, StateOp
 from .._serialization.packing import pack, unpack
 from ..errors import CheckpointDamaged, CheckpointFormat
 
+#: Their one batch stands among their fields.
+_WITH_ONE_BATCH = frozenset((Submitted, Posted, Recoded, Edited))
 _KINDS = {tag: kind for kind, tag in TAGS.items()}
 Ref = tuple[int, int, int, int]
 
@@ -30,7 +43,7 @@ def encode_record(record: Durable) -> bytes:
     if kind is Completed:
         emits = [[event, batch.count, batch.data] for event, batch in record.emits]  # type: ignore[union-attr]
         fields = (*fields[:3], emits, *fields[4:])
-    elif kind is Submitted or kind is Posted:
+    elif kind in _WITH_ONE_BATCH:
         fields = [[f.count, f.data] if isinstance(f, Batch) else f for f in record]
     elif kind is Resumed and record.deferred:  # type: ignore[union-attr]
         deferred = record.deferred  # type: ignore[union-attr]
@@ -72,6 +85,10 @@ def _posted(f: list[Any], place: tuple[int, int, int] | None) -> Posted:
     return Posted(f[0], f[1], f[2], Batch(f[3][0], f[3][1], _place(place, 0)))
 
 
+def _recoded(f: list[Any], place: tuple[int, int, int] | None) -> Recoded:
+    return Recoded(f[0], Batch(f[1][0], f[1][1], _place(place, 0)))
+
+
 def _completed(f: list[Any], place: tuple[int, int, int] | None) -> Completed:
     emits = tuple(Emit(event, Batch(n, data, _place(place, i))) for i, (event, n, data) in enumerate(f[3]))
     return Completed(f[0], f[1], f[2], emits, tuple(StateOp(*op) for op in f[4]), *f[5:])
@@ -91,9 +108,13 @@ def _resumed(f: list[Any], place: tuple[int, int, int] | None) -> Resumed:
     return Resumed(f[0], tuple(zip((row[0] for row in deferred), emits, strict=True)))
 
 
+def _edited(f: list[Any], place: tuple[int, int, int] | None) -> Edited:
+    return Edited(f[0], f[1], f[2], Batch(f[3][0], f[3][1], _place(place, 0)))
+
+
 _BUILD: dict[type, Any] = {
     Submitted: _submitted, Posted: _posted, Completed: _completed, Failed: _failed,
-    Annotated: _annotated, Resumed: _resumed,
+    Annotated: _annotated, Resumed: _resumed, Recoded: _recoded, Edited: _edited,
 }  # fmt: skip
 
 
@@ -105,7 +126,7 @@ def batches_of(record: Durable) -> Iterator[Batch]:
     elif isinstance(record, Resumed):
         for _, emit in record.deferred:
             yield emit.batch
-    elif isinstance(record, (Submitted, Posted)) and record.batch is not None:
+    elif isinstance(record, (Submitted, Posted, Recoded, Edited)) and record.batch is not None:
         yield record.batch
 
 

@@ -3,7 +3,8 @@
 Not here: any protocol. `RealFiles` is the real one; tests put an in-memory one and a faulty one in
 its place, so that the k-th operation can be made to fail. The rules it owns: files are opened
 relative to a directory descriptor, never through a symbolic link, never inherited by a child
-process, and only when they are regular files; directories are 0700 and files 0600 whatever the umask.
+process, and only when they are regular files; a directory of another user is refused; directories are 0700
+and files 0600 whatever the umask, or, where the operator shares the root with a group, 2770 and 0660.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from .layout import LISTING_COUNT_MAX
 
 _log = logging.getLogger(__name__)
 
-_DIR_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
-_CREATE_FLAGS = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Windows has none of these, and `path_files` in place of `RealFiles`; but this module can be imported there.
+_NOFOLLOW, _CLOEXEC, _NONBLOCK = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"))
+_DIR_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_DIRECTORY", 0)
+_CREATE_FLAGS = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NOFOLLOW | _CLOEXEC
 # O_NONBLOCK: opening a FIFO that somebody put in a file's place must not hang.
-_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_READ_FLAGS = os.O_RDONLY | _NOFOLLOW | _CLOEXEC | _NONBLOCK
 _TMPFILE = getattr(os, "O_TMPFILE", 0)
 
 
@@ -33,6 +36,10 @@ class NotARegularFile(OSError):
 
 class FileTooLarge(OSError):
     """The file is larger than the limit for its kind."""
+
+
+class ForeignOwner(OSError):
+    """The directory belongs to somebody else."""
 
 
 class Entry(NamedTuple):
@@ -74,8 +81,11 @@ class RealFiles:
 
     has_paths = True
 
-    def __init__(self) -> None:
-        self._fixes_modes = _umask_takes_owner_bits()
+    def __init__(self, *, group_shared: bool = False) -> None:
+        """``group_shared``: what belongs to another user and to a group of this one is good, too."""
+        self._is_shared = group_shared
+        self._dir_mode, self._file_mode = (0o2770, 0o660) if group_shared else (0o700, 0o600)
+        self._fixes_modes = group_shared or _umask_takes_owner_bits()
 
     def open_root(self, path: str, *, create: bool) -> int:
         """The checkpoint root; the operator named it, so it may be reached through symbolic links."""
@@ -83,7 +93,9 @@ class RealFiles:
             parent = os.path.dirname(os.path.abspath(path))
             os.makedirs(parent, exist_ok=True)
             try:
-                os.mkdir(path, 0o700)
+                os.mkdir(path, self._dir_mode)
+                if self._fixes_modes:
+                    os.chmod(path, self._dir_mode)
             except FileExistsError:
                 pass  # another process made it at the same moment; opening it tells whether it is a directory
             above = os.open(parent, _DIR_FLAGS)
@@ -91,28 +103,42 @@ class RealFiles:
                 os.fsync(above)
             finally:
                 os.close(above)
-        return os.open(path, _DIR_FLAGS)
+        return self._owned(os.open(path, _DIR_FLAGS), path)
 
     def open_dir(self, name: str, at: int) -> int:
-        return os.open(name, _DIR_FLAGS | os.O_NOFOLLOW, dir_fd=at)
+        return self._owned(os.open(name, _DIR_FLAGS | _NOFOLLOW, dir_fd=at), name)
+
+    def _owned(self, handle: int, name: str) -> int:
+        """The open directory; closed, and refused, if another user could have put anything into it."""
+        status, me = os.fstat(handle), os.geteuid()
+        if status.st_uid == me or (self._is_shared and status.st_gid in (os.getegid(), *os.getgroups())):
+            return handle
+        os.close(handle)
+        text = f"it belongs to user {status.st_uid} and group {status.st_gid}, and this process is user {me}"
+        cure = "" if self._is_shared else "; if a group is to share it, say so with the setting group_shared"
+        raise ForeignOwner(errno.EACCES, text + cure, name)
 
     def make_dir(self, name: str, at: int) -> bool:
         """True when the directory is new, False when something of that name was there."""
         try:
-            os.mkdir(name, 0o700, dir_fd=at)
+            os.mkdir(name, self._dir_mode, dir_fd=at)
         except FileExistsError:
             return False
         if self._fixes_modes:
-            os.chmod(name, 0o700, dir_fd=at)
+            os.chmod(name, self._dir_mode, dir_fd=at)
         return True
 
     def names(self, at: int) -> list[str]:
         """A fresh listing. The directory is opened anew: that makes a network client look again."""
         handle = os.open(".", _DIR_FLAGS, dir_fd=at)
         try:
-            return os.listdir(handle)
+            with os.scandir(handle) as listing:
+                found = [entry.name for entry in islice(listing, LISTING_COUNT_MAX + 1)]
         finally:
             os.close(handle)
+        if len(found) > LISTING_COUNT_MAX:
+            raise FileTooLarge(errno.EFBIG, f"more than {LISTING_COUNT_MAX:,} names in one directory")
+        return found
 
     def entries(self, at: int) -> list[Entry]:
         """A listing with kinds and times; what vanishes meanwhile is left out."""
@@ -127,17 +153,17 @@ class RealFiles:
         return found
 
     def create(self, name: str, at: int) -> int:
-        return self._private(os.open(name, _CREATE_FLAGS, 0o600, dir_fd=at))
+        return self._private(os.open(name, _CREATE_FLAGS, self._file_mode, dir_fd=at))
 
     def create_unnamed(self, at: int) -> int:
         """A file without a name, given one by `link_unnamed`; a killed writer leaves nothing behind."""
         if not _TMPFILE:
             raise OSError(errno.EOPNOTSUPP, "no O_TMPFILE on this system")
-        return self._private(os.open(".", _TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=at))
+        return self._private(os.open(".", _TMPFILE | os.O_WRONLY | _CLOEXEC, self._file_mode, dir_fd=at))
 
     def _private(self, handle: int) -> int:
         if self._fixes_modes:
-            os.fchmod(handle, 0o600)
+            os.fchmod(handle, self._file_mode)
         return handle
 
     def write(self, handle: int, data: bytes) -> None:
@@ -152,7 +178,7 @@ class RealFiles:
 
     def overwrite(self, name: str, at: int, data: bytes) -> None:
         """Write over a file that is there, in place: for heartbeats, where a torn one does no harm."""
-        handle = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=at)
+        handle = os.open(name, os.O_WRONLY | _NOFOLLOW | _CLOEXEC | _NONBLOCK, dir_fd=at)
         try:
             _regular_size(handle, name)
             self.write(handle, data)

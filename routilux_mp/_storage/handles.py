@@ -22,8 +22,11 @@ class Handles:
         self._idle: OrderedDict[Slot, None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def slot(self, open_: Callable[[], int], close: Callable[[int], None]) -> Slot:
-        return Slot(self, open_, close)
+    def slot(self, open_: Callable[[], int], close: Callable[[int], None], handle: int | None = None) -> Slot:
+        """`handle`: the directory is open already."""
+        slot = Slot(self, open_, close, handle)
+        slot.release()
+        return slot
 
     def take(self, slot: Slot) -> None:
         """`slot` is in use now."""
@@ -42,11 +45,13 @@ class Handles:
 class Slot:
     """One directory that is opened when needed."""
 
-    def __init__(self, handles: Handles, open_: Callable[[], int], close: Callable[[int], None]) -> None:
+    def __init__(
+        self, handles: Handles, open_: Callable[[], int], close: Callable[[int], None], handle: int | None
+    ) -> None:
         self._handles = handles
         self._open = open_
         self._close = close
-        self._handle: int | None = None
+        self._handle = handle
 
     def acquire(self) -> int:
         """The open directory, ours until `release`."""

@@ -3,7 +3,8 @@
 It runs beside the commits, in another thread, and touches ended epochs only. The rules it owns:
 COMMIT files of an epoch go only when the next OPEN stands, two newer snapshots are durable and
 usable, and a complete archive is durable; OPEN and SEAL stay for the life of the job; the newest
-two snapshots stay; a blob goes only when it was released and both kept snapshots are newer than that.
+two snapshots stay; a blob goes only when it was released and both kept snapshots are newer than that,
+or when nobody can ever name it (`leftovers`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from ..errors import CheckpointDamaged, OutcomeUnknown, StorageError
-from . import archive, frames, snapshots
+from . import archive, frames, leftovers, snapshots
 from .files import let_go
 from .frames import SEAL
 from .layout import (
@@ -31,7 +32,7 @@ from .layout import (
 )
 from .place import Place
 from .put import outcome_unknown
-from .reader import LogReader, is_end_of
+from .reader import LogReader, LogRef, is_end_of
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +84,22 @@ class Housekeeper:
                 _log.error("housekeeping given up", extra={"job": self._place.job_id, "error": str(error)})
             except (StorageError, OSError) as error:
                 _log.warning("housekeeping put off", extra={"job": self._place.job_id, "error": str(error)})
+
+    def sweep(
+        self, sweep: leftovers.Sweep, named: Callable[[LogRef, bytes], None], is_over: Callable[[], bool]
+    ) -> None:
+        """Delete blobs that nobody will ever name. Trouble is logged; the next owner meets them again."""
+        with self._running:
+            if self._distrusts_disk:
+                return
+            with self._lock:
+                released = {name for _, name in self._released}
+            try:
+                for name in leftovers.find(self._place, sweep, released, named, is_over):
+                    folder, _, file = name.partition("/")
+                    self._unlink(file, BLOBS, folder)
+            except (StorageError, OSError) as error:
+                _log.warning("leftover blobs kept", extra={"job": self._place.job_id, "error": str(error)})
 
     def _put_snapshot(self) -> None:
         with self._lock:

@@ -28,7 +28,8 @@ _log = logging.getLogger(__name__)
 SUSPECT_AFTER_LEASES: Final = 1.25
 #: A heartbeat is rewritten so many times within a lease.
 BEATS_PER_LEASE: Final = 3
-#: Several standbys should not try at the same moment.
+#: Several standbys should not try at the same moment: one has the job in less than this time.
+_JITTER_S: Final = 0.2
 _JITTER_LEASES: Final = 0.1
 #: Heartbeats that nobody has written for so long are swept.
 _KEPT_S: Final = 24 * 3600
@@ -105,6 +106,7 @@ class Heartbeat:
 class _Seen:
     raw: bytes | None
     since_s: float
+    #: 0 to 1: how much of the jitter is this reader's.
     jitter: float
     sign: Sign | None = None
 
@@ -189,7 +191,8 @@ class Heartbeats:
     def suspect_in_s(self, owner: OwnerInfo) -> float:
         """How long until an owner that stays silent is suspected."""
         seen = self._timed(owner.token)
-        limit_s = owner.lease_s * (SUSPECT_AFTER_LEASES + seen.jitter)
+        jitter_s = seen.jitter * min(_JITTER_S, _JITTER_LEASES * owner.lease_s)
+        limit_s = owner.lease_s * SUSPECT_AFTER_LEASES + jitter_s
         if seen.raw is None:
             limit_s = max(limit_s, self._absence_s)
         return limit_s - (self._clock() - seen.since_s)
@@ -218,11 +221,8 @@ class Heartbeats:
     def _timed(self, token: str) -> _Seen:
         seen = self._seen.get(token)
         if seen is None:
-            seen = self._seen[token] = _Seen(None, self._clock(), self._jitter())
+            seen = self._seen[token] = _Seen(None, self._clock(), self._chance())
         return seen
-
-    def _jitter(self) -> float:
-        return self._chance() * _JITTER_LEASES
 
     def _read(self, token: str, at: int) -> None:
         seen = self._timed(token)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..errors import Fenced, LeaseError, OutcomeUnknown, StorageBlocked, StorageError, UsageError
 from . import blobs, frames, views
@@ -21,6 +21,7 @@ from .frames import COMMIT, OPEN, SEAL, Frame
 from .handles import Handles
 from .housekeeping import Housekeeper
 from .layout import COMMIT_FILE_BYTES_MAX, EPOCHS, FLOW_VIEW, STATE_VIEW, TMP, commit_name, epoch_name
+from .leftovers import Sweep
 from .owner import OwnerInfo
 from .place import Place
 from .put import blocked
@@ -69,9 +70,13 @@ class Tenure:
     """The right to commit in one epoch of one job."""
 
     def __init__(
-        self, place: Place, writer: Writer, *, epoch: int, digest: bytes, made: tuple[int, int] = (0, 0)
-    ) -> None:
-        """OPEN of `epoch`, with `digest`, is ours; `made`: files and bytes that replay has to read already."""
+        self, place: Place, writer: Writer, *, epoch: int, digest: bytes, made: tuple[int, int] = (0, 0),
+        at: int | None = None,
+    ) -> None:  # fmt: skip
+        """OPEN of `epoch`, with `digest`, is ours; `made`: files and bytes that replay has to read already.
+
+        `at`: the epoch's directory, if it is open; ours from now on.
+        """
         self.job_id = place.job_id
         self.epoch = epoch
         #: The last file of this epoch that is ours and stands; the OPEN is 1.
@@ -91,7 +96,7 @@ class Tenure:
         self._keeper = Housekeeper(place, writer.owner, writer.nonce)
         self._keeper.epoch_began(epoch, digest)
         self._handle = writer.handles.slot(
-            lambda: place.open_plainly(EPOCHS, epoch_name(self.epoch)), partial(let_go, place.fs)
+            lambda: place.open_plainly(EPOCHS, epoch_name(self.epoch)), partial(let_go, place.fs), at
         )
 
     def next_position(self) -> tuple[int, int]:
@@ -116,12 +121,13 @@ class Tenure:
             )
         self._put(raw, digest)
 
-    def should_roll(self, snapshot_bytes_estimate: int) -> bool:
-        """Whether rule 4 asks for a roll now, given what a snapshot would weigh."""
+    def should_roll(self, snapshot_bytes_estimate: int, blob_bytes: int = 0) -> bool:
+        """Whether rule 4 asks for a roll now, given what a snapshot would weigh; and the blobs that may go after it."""
         return self._writer.cost.asks_for_roll(
             files=self._replay_files,
             log_bytes=self._replay_bytes,
             snapshot_bytes=snapshot_bytes_estimate,
+            blob_bytes=blob_bytes,
             since_roll_s=self._writer.clock() - self._rolled_at,
         )
 
@@ -164,11 +170,21 @@ class Tenure:
         """Blobs that earlier owners released and did not live to delete."""
         self._keeper.release(released)
 
+    def sweep_blobs(
+        self, sweep: Sweep, named: Callable[[LogRef, bytes], None], is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Delete blobs of earlier epochs that nobody will ever name; `named`: called with frames that name others."""
+        self._keeper.sweep(sweep, named, is_over)
+
     def write_views(self, flow_doc: bytes | None, state_doc: bytes, position: tuple[int, int] | None = None) -> None:
         """Replace `flow.json` (unless None) and `job_state.json`, which show the job at `position`."""
         at = position or (self.epoch, self.number)
         documents = {STATE_VIEW: state_doc} | ({FLOW_VIEW: flow_doc} if flow_doc is not None else {})
         views.write(self._place, documents, at)
+
+    def write_flow_view(self, flow_doc: bytes) -> None:
+        """`flow.json` of a job that has just begun; also while its first commit is on its way."""
+        views.write(self._place, {FLOW_VIEW: flow_doc}, (self.epoch, 1), is_new=True)
 
     def read(self, ref: LogRef) -> bytes:
         """The bytes of a frame that was committed in this or an earlier epoch."""
@@ -273,12 +289,30 @@ class _EndsTenure:
             self._tenure._end(error)
 
 
-def put_open(place: Place, writer: Writer, epoch: int, files: int, seal_digest: bytes) -> bytes | None:
-    """Put OPEN of `epoch`: its digest when ours stands, None when another's does."""
+class NewDirs(NamedTuple):
+    """The open directories of a job that begins, made and not durable yet."""
+
+    #: From the epoch's parent up to the root.
+    above: tuple[int, ...]
+    #: Of the epoch.
+    at: int
+
+
+def put_open(
+    place: Place, writer: Writer, epoch: int, files: int, seal_digest: bytes, new: NewDirs | None = None
+) -> bytes | None:
+    """Put OPEN of `epoch`: its digest when ours stands, None when another's does.
+
+    The directories are made, unless they are `new`, and open.
+    """
     raw, digest = writer.open_file(epoch, files, seal_digest)
     where = place.where(EPOCHS, epoch_name(epoch), commit_name(1))
     with blocked(where):
         tmp = place.root.handle(TMP)
+    if new is not None:
+        stands = place.root.putter.put(tmp, new.at, commit_name(1), (raw,), where=where, above=new.above)
+        return digest if stands else None
+    with blocked(where):
         job = place.open_plainly()
     try:
         at = place.root.putter.make_dirs(job, (EPOCHS, epoch_name(epoch)), where=where)

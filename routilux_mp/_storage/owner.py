@@ -7,6 +7,7 @@ hosts are never compared, so a process is named by boot, pid namespace, pid and 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -66,7 +67,7 @@ def this_process(token: bytes, lease_s: float, host_id: str = "") -> OwnerInfo:
     """The calling process, as it is written into OPEN files; `host_id` replaces the machine's own identity."""
     return OwnerInfo(
         token=token.hex(),
-        host=host_id or os.uname().nodename,
+        host=host_id or socket.gethostname(),
         machine_id=host_id or _read("/etc/machine-id"),
         boot_id=_read("/proc/sys/kernel/random/boot_id"),
         pid_namespace=_pid_namespace(),

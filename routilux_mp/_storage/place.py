@@ -14,7 +14,11 @@ from contextlib import contextmanager
 
 from ..errors import CheckpointDamaged, StorageError, UnknownName
 from .files import FileSystem, FileTooLarge, NotARegularFile, let_go
-from .put import Putter
+from .layout import FORMAT_FILE
+from .put import Method, Putter
+
+#: Jobs that may share one format.json: what damages the file damages all of them.
+FORMAT_LINKS_MAX = 100
 
 
 class Root:
@@ -26,6 +30,8 @@ class Root:
         self.path = path
         self._handles: dict[str, int] = {}
         self._lock = threading.Lock()
+        #: The job whose format.json is linked into others, and how often it still may be.
+        self._lender: tuple[str, int] = ("", 0)
 
     def handle(self, tmp: str = "", *, create: bool = False) -> int:
         """The open root, or its directory `tmp`; kept open until `close`."""
@@ -37,6 +43,28 @@ class Root:
                 self.fs.make_dir(tmp, self._handles[""])
                 self._handles[tmp] = self.fs.open_dir(tmp, self._handles[""])
             return self._handles[tmp]
+
+    def borrow_format(self, job_id: str) -> None:
+        """This process has put the format.json of `job_id`, and may link the same file into others."""
+        self._lender = (job_id, FORMAT_LINKS_MAX if self.putter.method is not Method.EXCLUSIVE else 0)
+
+    def lend_format(self, job: int) -> bool:
+        """Link a format.json that is durable already into the directory `job`; False: one has to be put there."""
+        lender, left = self._lender
+        if not left:
+            return False
+        self._lender = (lender, left - 1)
+        try:
+            source = self.fs.open_dir(lender, self.handle())
+            try:
+                self.fs.link(FORMAT_FILE, source, FORMAT_FILE, job)
+            finally:
+                let_go(self.fs, source)
+        except OSError:
+            # Deleted, one too many, there already, or not known: the same bytes are put, or found, the usual way.
+            self._lender = ("", 0)
+            return False
+        return True
 
     def close(self) -> None:
         with self._lock:

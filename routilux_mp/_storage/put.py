@@ -58,21 +58,28 @@ class Putter:
         """A name in `tmp/` that no other process and no other call uses."""
         return f"{self._prefix}-{next(self._serial)}"
 
-    def put(self, tmp: int, at: int, name: str, data: Sequence[bytes], *, where: str, is_synced: bool = True) -> bool:
+    def put(
+        self, tmp: int, at: int, name: str, data: Sequence[bytes], *,
+        where: str, is_synced: bool = True, above: Sequence[int] = (),
+    ) -> bool:  # fmt: skip
         """Put `name` into the directory `at`: True when ours stands, durable; False when another's does.
 
         The first HEADER_BYTES of `data` identify it (owner and nonce are among them). Without `is_synced`
         the content is durable and the caller has to fsync the directory before it relies on the name.
+        `above`: directories that are made durable before the name is given. After the content, since on a
+        journaling file system its fsync has done most of their work.
 
         Raises:
             StorageBlocked: nothing changed.
             OutcomeUnknown: it may stand or not.
         """
         if self.method is Method.EXCLUSIVE:
+            self._sync(above, where)
             return self._put_exclusive(at, name, data, where)
         private = "" if self.method is Method.UNNAMED else self.private_name()
         handle = self._write_private(tmp, at, private, data, where)
         try:
+            self._sync(above, where)
             with outcome_unknown(where):
                 try:
                     if private:
@@ -82,6 +89,10 @@ class Putter:
                 except FileExistsError:
                     # Perhaps ours: a network client repeats a request whose reply was lost.
                     if not self._is_ours(at, name, data):
+                        return False
+                except PermissionError as error:
+                    # All that sshfs has for "exists". What is seen to stand there decides, else it is unknown.
+                    if not self._is_ours(at, name, data, error):
                         return False
                 if is_synced:
                     self.fs.fsync(at)
@@ -99,6 +110,11 @@ class Putter:
                 self.sleep(wait_s)
                 self.fs.names(at)
         return read()
+
+    def _sync(self, directories: Sequence[int], where: str) -> None:
+        with outcome_unknown(where):
+            for directory in directories:
+                self.fs.fsync(directory)
 
     def _write_private(self, tmp: int, at: int, private: str, data: Sequence[bytes], where: str) -> int:
         with blocked(where):
@@ -128,9 +144,16 @@ class Putter:
             self._drop(handle, "", at)
         return True
 
-    def _is_ours(self, at: int, name: str, data: Sequence[bytes]) -> bool:
+    def _is_ours(self, at: int, name: str, data: Sequence[bytes], doubt: OSError | None = None) -> bool:
+        """Whether what stands there is ours; `doubt`: raised if nothing is seen there."""
         mine = data[0][:HEADER_BYTES]
-        there = self.read_standing(at, lambda: self.fs.read_range(name, at, 0, len(mine)))
+        if doubt is None:
+            there = self.read_standing(at, lambda: self.fs.read_range(name, at, 0, len(mine)))
+        else:
+            try:  # opened, not listed: a listing may be older than the file
+                there = self.fs.read_range(name, at, 0, len(mine))
+            except FileNotFoundError:
+                raise doubt from None
         return there == mine
 
     def _drop(self, handle: int, private: str, tmp: int) -> None:

@@ -8,6 +8,8 @@ the newest archive show that it went; otherwise the job is CheckpointDamaged.
 from __future__ import annotations
 
 import logging
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from ..errors import CheckpointDamaged, StorageError
@@ -68,13 +70,28 @@ class JobLog:
             yield from _frames(self._reader.epoch_files(epoch))
         yield from self.frames()
 
-    def backwards(self) -> Iterator[list[tuple[LogRef, bytes]]]:
-        """The same, epoch by epoch, the newest first."""
+    def backwards(self, bytes_max: int | None = None) -> Iterator[list[tuple[LogRef, bytes]]]:
+        """The same, epoch by epoch, the newest first; no more than ``bytes_max``, nor anything before that."""
         first = self._walk.files[0].header.epoch if self._walk.files else 1
-        for epoch in sorted({file.header.epoch for file in self._walk.files}, reverse=True):
-            yield list(_frames(file for file in self._walk.files if file.header.epoch == epoch))
-        for epoch in range(first - 1, 0, -1):
-            yield list(_frames(self._reader.epoch_files(epoch)))
+        left = sys.maxsize if bytes_max is None else bytes_max
+        for epoch in range(self.epoch, 0, -1):
+            files = (
+                (file for file in self._walk.files if file.header.epoch == epoch)
+                if epoch >= first
+                else self._reader.epoch_files(epoch)
+            )
+            newest: deque[tuple[LogRef, bytes]] = deque()
+            held, is_cut = 0, False
+            for ref, data in _frames(iter(files)):
+                newest.append((ref, data))
+                held += len(data)
+                while held > left:
+                    held -= len(newest.popleft()[1])
+                    is_cut = True
+            left -= held
+            yield list(newest)
+            if is_cut:
+                return
 
     def read(self, ref: LogRef) -> bytes:
         """The bytes of one frame."""

@@ -23,6 +23,7 @@ class ReplayCost:
         self.byte_s = _BYTE_S
         self.budget_s = 1.0
         self.log_bytes_max = 64 * 1024 * 1024
+        self.blob_bytes_max = 1024 * 1024 * 1024
         self.interval_s = 5.0
 
     def observe(self, files: int, log_bytes: int, seconds: float) -> None:
@@ -34,10 +35,18 @@ class ReplayCost:
     def replay_s(self, files: int, log_bytes: int) -> float:
         return files * self.file_s + log_bytes * self.byte_s
 
-    def asks_for_roll(self, *, files: int, log_bytes: int, snapshot_bytes: int, since_roll_s: float) -> bool:
-        """Whether the log should be rolled into a snapshot of `snapshot_bytes`."""
+    def asks_for_roll(
+        self, *, files: int, log_bytes: int, snapshot_bytes: int, since_roll_s: float, blob_bytes: int = 0
+    ) -> bool:
+        """Whether the log should be rolled into a snapshot of `snapshot_bytes`.
+
+        `blob_bytes`: of payloads that can be deleted only after a roll; the snapshot is to be outweighed by them, too.
+        """
+        if blob_bytes > max(self.blob_bytes_max, snapshot_bytes) and since_roll_s >= self.interval_s:
+            return True
         replay_s = self.replay_s(files, log_bytes)
-        is_demanded = replay_s > self.budget_s
+        # A log that grows by much more than it should is not waited for either: whoever reads it holds it in memory.
+        is_demanded = replay_s > self.budget_s or log_bytes > 2 * self.log_bytes_max
         if not is_demanded and log_bytes <= self.log_bytes_max:
             return False
         if replay_s <= self.replay_s(1, snapshot_bytes):

@@ -17,13 +17,14 @@ from ..errors import StorageError
 from ..settings import Settings
 from . import takeover, views
 from .control import Control
-from .files import FileSystem, RealFiles, let_go
+from .files import FileSystem, let_go
 from .frames import TOKEN_BYTES
 from .glance import Glance, glance
 from .layout import BLOBS, FLOW_VIEW, FORMAT_FILE, LOCK_FILE, STATE_VIEW, TMP, check_job_id, is_job_id
 from .lease import Heartbeat, Heartbeats
 from .log import Tenure, Writer
 from .owner import OwnerInfo, this_process
+from .path_files import system_files
 from .place import Place, Root
 from .put import Putter
 from .reader import LogReader, LogRef
@@ -65,13 +66,14 @@ class Store:
     ) -> None:
         """Nothing is touched yet. `clock`, `random` and `sleep` are there for simulations."""
         self.path = os.path.abspath(root)
-        self._fs = fs or RealFiles()
+        self._fs = fs or system_files(group_shared=settings.group_shared)
         self._settings = settings
         owner = random(TOKEN_BYTES)
         self._root = Root(self._fs, Putter(self._fs, owner, sleep), self.path)
         self._writer = Writer(owner, this_process(owner, settings.lease_s, settings.host_id), random, clock)
         self._writer.cost.budget_s = settings.replay_budget_s
         self._writer.cost.log_bytes_max = settings.log_bytes_max
+        self._writer.cost.blob_bytes_max = settings.blob_bytes_max
         self._writer.cost.interval_s = settings.roll_interval_s
         self._writer.release_ballast = self._release_ballast
         self._ballast: str | None = None
@@ -106,8 +108,8 @@ class Store:
             self._sweep(tmp)
             self._prepared = True
 
-    def create(self, job_id: str, flow_doc: bytes) -> Tenure:
-        """Begin a job. `UsageError` when one of this id exists."""
+    def create(self, job_id: str, flow_doc: bytes | None) -> Tenure:
+        """Begin a job. `UsageError` when one of this id exists. Without `flow_doc` the caller writes that view."""
         place = self.place(job_id)
         self.prepare()
         return takeover.create(place, self._writer, flow_doc)

@@ -14,11 +14,10 @@ from functools import partial
 from typing import Literal
 
 from ..errors import CheckpointDamaged, CheckpointFormat, Fenced, StorageError, UsageError
-from . import views
 from .files import let_go
 from .frames import NO_PREDECESSOR, SEAL, CheckpointFile
-from .layout import EPOCHS, FLOW_VIEW, FORMAT, FORMAT_FILE, SMALL_FILE_BYTES_MAX, TMP, commit_name, epoch_name
-from .log import Tenure, Writer, put_open
+from .layout import EPOCHS, FORMAT, FORMAT_FILE, SMALL_FILE_BYTES_MAX, TMP, commit_name, epoch_name
+from .log import NewDirs, Tenure, Writer, put_open
 from .place import Place
 from .put import blocked, outcome_unknown
 from .reader import LogReader
@@ -30,8 +29,8 @@ _FORMAT_DOCUMENT = {"format": FORMAT, "min_reader": FORMAT, "features": []}
 _FORMAT_BYTES = json.dumps(_FORMAT_DOCUMENT).encode("ascii")
 
 
-def create(place: Place, writer: Writer, flow_doc: bytes) -> Tenure:
-    """A new job: format.json, the OPEN of epoch 1, flow.json, in that order.
+def create(place: Place, writer: Writer, flow_doc: bytes | None) -> Tenure:
+    """A new job: format.json, the OPEN of epoch 1, flow.json (unless its writer sees to that), in that order.
 
     What a creator that died before its OPEN left behind is a job that never began, and is taken.
 
@@ -44,36 +43,47 @@ def create(place: Place, writer: Writer, flow_doc: bytes) -> Tenure:
         is_new = place.fs.make_dir(place.job_id, root)
     if not is_new and LogReader(place).file(1, 1) is not None:
         raise _exists(place)
-    _make_dirs_early(place)
-    put_format(place)
-    digest = put_open(place, writer, 1, 0, NO_PREDECESSOR)
-    if digest is None:
-        raise _exists(place)
-    tenure = Tenure(place, writer, epoch=1, digest=digest, made=(1, 0))
+    job, epochs, at = _make_dirs_early(place)
+    is_ours = False
     try:
-        views.write(place, {FLOW_VIEW: flow_doc}, (1, 1), is_new=True)
-    except StorageError:
-        tenure.close()
-        raise
+        if not place.root.lend_format(job):
+            _put_format(place, job)
+        digest = put_open(place, writer, 1, 0, NO_PREDECESSOR, NewDirs((job, epochs, root), at))
+        if digest is None:
+            raise _exists(place)
+        is_ours = True
+    finally:
+        for handle in (epochs, job) if is_ours else (at, epochs, job):
+            let_go(place.fs, handle)
+    tenure = Tenure(place, writer, epoch=1, digest=digest, made=(1, 0), at=at)
+    if flow_doc is not None:
+        try:
+            tenure.write_flow_view(flow_doc)
+        except StorageError:
+            tenure.close()
+            raise
     return tenure
 
 
-def _make_dirs_early(place: Place) -> None:
-    """The directories of the first epoch, before the first fsync: it then brings them to the disk as well.
+def _make_dirs_early(place: Place) -> tuple[int, int, int]:
+    """The open directories of a job that begins: its own, `epochs`, and that of the first epoch.
 
-    `put_open` finds them and makes sure of each; a journaling file system has nothing left to do for it.
+    All are made before the first fsync, which brings them to the disk as well; `put_open` makes sure of each, and
+    a journaling file system has little left to do for it.
     """
+    made: list[int] = []
     with blocked(place.where(EPOCHS)):
-        job = place.open_plainly()
         try:
-            place.fs.make_dir(EPOCHS, job)
-            epochs = place.fs.open_dir(EPOCHS, job)
-            try:
-                place.fs.make_dir(epoch_name(1), epochs)
-            finally:
-                let_go(place.fs, epochs)
-        finally:
-            let_go(place.fs, job)
+            made.append(place.open_plainly())
+            for name in (EPOCHS, epoch_name(1)):
+                place.fs.make_dir(name, made[-1])
+                made.append(place.fs.open_dir(name, made[-1]))
+        except OSError:
+            for handle in made:
+                let_go(place.fs, handle)
+            raise
+    job, epochs, at = made
+    return job, epochs, at
 
 
 def take_over(
@@ -132,22 +142,29 @@ def _sealed(place: Place, writer: Writer, log: JobLog, reason: Literal["takeover
 
 
 def put_format(place: Place) -> None:
-    """format.json, once per job, the same bytes from whoever comes first.
+    """format.json of a job whose directory is there already.
 
     Its name is durable when `put_open`, which must follow, has made sure of the job's directory.
     """
-    where = place.where(FORMAT_FILE)
-    with blocked(where):
-        tmp = place.root.handle(TMP)
+    with blocked(place.where(FORMAT_FILE)):
         job = place.open_plainly()
     try:
-        is_ours = place.root.putter.put(tmp, job, FORMAT_FILE, (_FORMAT_BYTES,), where=where, is_synced=False)
+        _put_format(place, job)
         # After the file: on a journaling file system its fsync has done this as well.
         with outcome_unknown(place.path):
             place.fs.fsync(place.root.handle())
     finally:
         let_go(place.fs, job)
-    if not is_ours:
+
+
+def _put_format(place: Place, job: int) -> None:
+    """Once per job, the same bytes from whoever comes first; the directory `job` is not synced."""
+    where = place.where(FORMAT_FILE)
+    with blocked(where):
+        tmp = place.root.handle(TMP)
+    if place.root.putter.put(tmp, job, FORMAT_FILE, (_FORMAT_BYTES,), where=where, is_synced=False):
+        place.root.borrow_format(place.job_id)
+    else:
         refuse_unknown(place, read_format(place))
 
 

@@ -89,7 +89,7 @@ def write(place: Place, documents: Mapping[str, bytes], position: tuple[int, int
     try:
         with nullcontext() if is_new else polite_lock(place):
             for name, document in documents.items():
-                shown = _shown(place, job, name)
+                shown = None if is_new else _shown(place, job, name)
                 if shown is None or shown <= position:
                     _replace(place, tmp, job, name, wrap(document, position))
     finally:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._core.plain import to_plain
 from .._core.stimuli import Adopt
-from .._serialization.batch import encode_value
-from .._serialization.places import past_place
+from .._worker.records import encode_past
 from . import recovery
 from .compiled import CompiledFlow, Edits
 from .cut import read_engine
@@ -47,21 +46,23 @@ def adopt(supervisor: Supervisor, flow: CompiledFlow, adoption: Adoption) -> Job
     job, _ = read_engine(adoption.engine, job_id, settings, supervisor.clock.now_ns())
     recovery.check_same_flow(job, flow.topology)
     recovery.with_settings_of(job, flow.topology)
-    job.metadata = adoption.metadata
+    job.metadata, job.code = adoption.metadata, None  # the first record here keeps it
     past = {name: list(rows) for name, rows in adoption.past.items()}
     job.record_count, job.log_count, job.sent_count = (len(past[n]) for n in ("history", "log", "outputs"))
     supervisor.start()
     code = supervisor.shipping.code_of(flow)
+    supervisor.shipping.ask(code)
+    supervisor.shipping.read_sources(flow, code)
     supervisor.shipping.load(code)
     stimulus = Adopt(
         flow.flow_id,
         to_plain(job),
-        encode_value(past, supervisor.signer, past_place(job_id)),
-        supervisor.shipping.signed(job_id, code),
-        tuple(adoption.edits(job)),
+        encode_past(past, job_id, supervisor.signer),
+        tuple(supervisor.shipping.kept(job_id, code)),
     )
+    edits = adoption.edits(job)
     tenure = supervisor.begin_tenure(job_id, flow.flow_doc)
     supervisor.shipping.allow(flow, code)
     live = LiveJob(recovery.new_job(job_id, settings), tenure, code.code_id)
     live.sent_before, live.recorded_before = job.sent_count, job.record_count
-    return enter(supervisor, live, stimulus)
+    return enter(supervisor, live, stimulus, before=edits)

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 from .._core.stimuli import Stands
 from .._storage.codec import encode_snapshot
-from ..errors import HandedOver, StorageBlocked, StorageError
+from .._storage.leftovers import Sweep
+from ..errors import Fenced, HandedOver, OutcomeUnknown, StorageBlocked, StorageError
 from .clock import Clock
-from .live import LiveJob, NullTenure, Tenure
+from .leftovers import Sweeping, sweep_after_roll
+from .live import LiveJob
 from .outputs import outputs_of, put_in_place
+from .unkept import NullTenure, Tenure
 
 if TYPE_CHECKING:
     from .loop import Loop
@@ -29,6 +32,12 @@ SPILL_EVERY = 32
 #: The views of a running job are written at most this often.
 VIEWS_INTERVAL_NS = 5_000_000_000
 _BLOCKED_AGAIN_NS = 200_000_000
+#: While a job keeps every core busy its commits are so far apart, at least.
+GATHER_NS = 20_000_000
+#: A worker with less work in front of it may be idle before a commit stands.
+_COMMIT_TAKES_NS = 2_000_000
+#: And also when so much was committed since the last one.
+SPILL_EVERY_BYTES = 16 * 1024 * 1024
 HOUSEKEEPING = "\0housekeeping"
 LAST_VIEWS = "\0last views"
 
@@ -40,8 +49,10 @@ class Commits:
         self._loop = loop
         self._documents = documents
         self.last_views = 0  # of jobs that were handed over, on their way
-        #: Given up while something of them was under way: closed when it has come back.
-        self._abandoned: dict[str, LiveJob] = {}
+        #: Of which something is under way. One that was given up meanwhile is closed when that has come back; by then
+        #: the same job may have come in again, so it is not told by its id.
+        self._under_way: dict[str, LiveJob] = {}
+        self._submitted = 0
 
     def settle(self, now: int) -> None:
         """Commit, publish and seal what can be."""
@@ -50,11 +61,7 @@ class Commits:
         for job_id in list(unsettled):
             live = loop.jobs.get(job_id)
             if live is not None:
-                try:
-                    self._settle(live, now)
-                except Exception as error:  # one job's trouble is no other's
-                    live.has_come_back()  # nothing was submitted
-                    loop.give_up(live, error)
+                loop.alone(live, self._settle, live, now)
             if live is None or not live.is_unsettled:
                 unsettled.pop(job_id, None)
 
@@ -66,26 +73,24 @@ class Commits:
                 log.warning("work beside the commits failed", exc_info=error)
             self.last_views -= key == LAST_VIEWS
             return
-        abandoned = self._abandoned.pop(key, None)
-        if abandoned is not None:
-            abandoned.tenure.close()
+        live = self._under_way.pop(key)
+        job_id = live.job.job_id
+        if loop.jobs.get(job_id) is not live:
+            live.tenure.close()
             return
-        live = loop.jobs.get(key)
-        if live is None:
-            return
-        loop.attention.touch(key)
+        loop.attention.touch(job_id)
         if isinstance(error, StorageBlocked):
             live.retry_at_ns = now + _BLOCKED_AGAIN_NS
             if live.blocked is None:
-                log.warning("job %s is blocked: %s", key, error)
+                log.warning("job %s is blocked: %s", job_id, error)
                 live.show_blocked((str(error), now))
             return
-        if error is not None:
+        if error is not None and not _has_ended_anyway(live, error):
             live.has_come_back()
             loop.lose(live, error)
             return
         if isinstance(live.retry, Commit) and live.retry.has_rolled:
-            self._begin_epoch(live)
+            self._begin_epoch(live, live.retry)
         if live.blocked is not None:
             live.show_blocked(None)
         live.retry = None
@@ -95,47 +100,51 @@ class Commits:
         assert live.in_flight is not None
         number = live.in_flight
         live.stands(number)
+        if number % SPILL_EVERY == 0 or live.unspilled_bytes > SPILL_EVERY_BYTES:
+            live.spill(loop.settings.queue_memory_bytes_max)
         if live.is_confirming:
             live.is_doubted = live.is_confirming = False
         if loop.keeper is not None:
             loop.keeper.stands(live, number)
+        if live.held_answers and not loop.is_ahead(live):
+            loop.answer(live)
         loop.happen(live, Stands(number), now)
 
     def let_go(self, live: LiveJob) -> None:
         """The job has left the loop: its directory is closed, at the latest when nothing of it is under way."""
-        if live.is_under_way:
-            self._abandoned[live.job.job_id] = live
-        else:
+        if live.commit_key not in self._under_way:
             live.tenure.close()
 
     def close(self) -> None:
         """Nothing is under way any more."""
-        for live in self._abandoned.values():
+        for live in self._under_way.values():
             live.tenure.close()
-        self._abandoned.clear()
+        self._under_way.clear()
 
     # -- inside -------------------------------------------------------------------------------
 
     def _settle(self, live: LiveJob, now: int) -> None:
         committer = self._loop.committer
-        if live.is_sealing or live.in_flight is not None:
+        if live.is_committing:
             if live.retry is not None and live.blocked is not None and now >= live.retry_at_ns > 0:
                 live.retry_at_ns = 0
-                committer.submit(live.job.job_id, live.retry)
+                self._submit(live, live.retry)
             return
         if live.records or live.is_doubted:
+            if self._gathers(live, now):
+                return
+            live.gathers_until_ns = now + GATHER_NS
             live.is_confirming = live.is_doubted
             outputs = list(outputs_of(live.records))
-            number, frames = live.take_commit(now)
-            if number % SPILL_EVERY == 0:
-                live.spill(self._loop.settings.queue_memory_bytes_max)
+            _, files = live.take_commit(now)
             tenure = live.tenure
             snapshot: bytes | None = None
-            if tenure.should_roll(64 * live.job.pending_count() + 1024):
+            unused: list[str] = []
+            sweep: Sweep | None = None
+            if tenure.should_roll(64 * live.job.pending_count() + 1024, live.blobs.new_bytes):
                 snapshot = encode_snapshot(live.job)
-            unused = live.unused_blobs() if snapshot is not None else []
-            live.retry = Commit(tenure, frames, snapshot, outputs, unused)
-            committer.submit(live.job.job_id, live.retry)
+                unused, sweep = live.blobs.unused(live.job), sweep_after_roll(self._loop, live)
+            self._submit(live, Commit(tenure, files, snapshot, outputs, unused, sweep))
         elif live.publish_if_quiet(now):
             if live.job.is_terminal:
                 self._seal(live, "ended")
@@ -145,10 +154,32 @@ class Commits:
             elif live.memory is None and self._wants_views(live, now):
                 committer.submit(HOUSEKEEPING, Views(live, self._documents(live), self._loop.clock))
 
+    def _submit(self, live: LiveJob, task: Callable[[], None]) -> None:
+        """Have it done, now and again if it is blocked."""
+        live.retry = task
+        if not live.commit_key:
+            self._submitted += 1
+            live.commit_key = f"{live.job.job_id} {self._submitted}"
+        self._loop.committer.submit(live.commit_key, task)
+        self._under_way[live.commit_key] = live
+
+    def _gathers(self, live: LiveJob, now: int) -> bool:
+        """The records wait for company: nobody asked for them, and what they let run is nothing or finds no core."""
+        job = live.job
+        if now >= live.gathers_until_ns or live.is_urgent or live.is_doubted or job.closing or job.is_draining:
+            return False
+        if self._loop.is_ahead(live):
+            return False
+        if not live.lets_run and not all(d.is_held for d in job.dispatches.values()):
+            return True  # the company is on its way
+        # A generator that has committed a cursor goes on for as long as it likes, and may be waiting for the world.
+        generators = {d.worker for d in job.dispatches.values() if d.special >= 0}
+        workers = {d.worker for d in job.dispatches.values()} - generators
+        return self._loop.placement.are_busy(workers, _COMMIT_TAKES_NS)
+
     def _seal(self, live: LiveJob, reason: Literal["handover", "ended"]) -> None:
         live.is_sealing = True
-        live.retry = Seal(live.tenure, self._documents(live), reason)
-        self._loop.committer.submit(live.job.job_id, live.retry)
+        self._submit(live, Seal(live.tenure, self._documents(live), reason))
 
     def _may_leave(self, live: LiveJob) -> bool:
         """It was asked for, and nothing of the job runs. (Everything is durable when this is asked.)"""
@@ -169,9 +200,18 @@ class Commits:
         self._loop.attention.show_at(live.job.job_id, live.show_again_ns)
         return False
 
-    def _begin_epoch(self, live: LiveJob) -> None:
+    def begin(self, live: LiveJob) -> None:
+        """The job has come in. What its earlier owners have left behind is looked through."""
+        if live.first_epoch:
+            self._loop.committer.submit(
+                HOUSEKEEPING, Sweeping(self._loop, live, Sweep(live.first_epoch, live.first_epoch))
+            )
+
+    def _begin_epoch(self, live: LiveJob, commit: Commit) -> None:
         """The job has rolled: its past is put away, and workers put blobs where this epoch keeps them."""
         self._loop.committer.submit(HOUSEKEEPING, live.tenure.housekeep)
+        if commit.sweep is not None:
+            self._loop.committer.submit(HOUSEKEEPING, Sweeping(self._loop, live, commit.sweep))
         self._loop.feeding.introduce_anew(live)
 
     def _finish(self, live: LiveJob) -> None:
@@ -188,24 +228,32 @@ class Commits:
             live.changed.notify_all()
 
 
+def _has_ended_anyway(live: LiveJob, error: BaseException) -> bool:
+    """Only the SEAL is missing, or another one has put it: the commit that says how the job ended stands."""
+    return live.is_sealing and live.job.is_terminal and isinstance(error, (Fenced, OutcomeUnknown))
+
+
 class Commit:
-    """One commit, and the roll that may go with it; done over and over until nothing blocks it."""
+    """One commit, in as many files as it takes, and the roll that may go with it; until nothing blocks it."""
 
     def __init__(
-        self, tenure: Tenure, frames: list[bytes], snapshot: bytes | None, outputs: list[tuple[str, str]],
-        unused_blobs: list[str],
+        self, tenure: Tenure, files: list[list[bytes]], snapshot: bytes | None, outputs: list[tuple[str, str]],
+        unused_blobs: list[str], sweep: Sweep | None,
     ) -> None:  # fmt: skip
+        """``sweep``: what may be looked through once the roll is done."""
         self._tenure = tenure
-        self._frames: list[bytes] | None = frames
+        self._files = files
         self._outputs = outputs
         self._snapshot = snapshot
         self._unused_blobs = unused_blobs
+        self.sweep = sweep
         self.has_rolled = False
 
     def __call__(self) -> None:
-        if self._frames is not None:
-            self._tenure.commit(self._frames)
-            self._frames = None  # it stands: a roll that is blocked must not commit it twice
+        if self._files:
+            while self._files:
+                self._tenure.commit(self._files[0])
+                del self._files[0]  # it stands: what is blocked after it must not commit it twice
             put_in_place(self._outputs)  # before the roll: a successor looks for them behind the snapshot only
         if self._snapshot is not None:
             if self._unused_blobs:

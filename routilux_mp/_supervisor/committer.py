@@ -30,7 +30,7 @@ class Committer(Protocol):
 class ThreadCommitter:
     """A few threads, started when they are needed. ``submit`` and ``finished`` belong to one thread, the loop's."""
 
-    def __init__(self, wake: Callable[[], None], threads_max: int = 4) -> None:
+    def __init__(self, wake: Callable[[], None], threads_max: int = 8) -> None:
         self._wake = wake
         self._threads_max = threads_max
         self._tasks: queue.SimpleQueue[tuple[str, Task] | None] = queue.SimpleQueue()
@@ -63,13 +63,17 @@ class ThreadCommitter:
     def _run(self) -> None:
         while (item := self._tasks.get()) is not None:
             key, task = item
-            error: BaseException | None = None
-            try:
-                task()
-            except Exception as caught:  # whatever it is: the loop learns of it, and the thread lives on
-                error = caught
-            self._finished.append((key, error))
+            self._finished.append((key, _end_of(task)))
             self._wake()
+
+
+def _end_of(task: Task) -> BaseException | None:
+    """Run it; the error that it ended with."""
+    try:
+        task()
+    except Exception as error:  # whatever it is: the loop learns of it, and the thread lives on
+        return error
+    return None
 
 
 class InstantCommitter:
@@ -79,12 +83,7 @@ class InstantCommitter:
         self._finished: list[Finished] = []
 
     def submit(self, key: str, task: Task) -> None:
-        error: BaseException | None = None
-        try:
-            task()
-        except Exception as caught:  # as in a thread
-            error = caught
-        self._finished.append((key, error))
+        self._finished.append((key, _end_of(task)))
 
     def finished(self) -> list[Finished]:
         done, self._finished = self._finished, []

@@ -6,11 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .._core.job import Job
-from .._core.stimuli import StateOp
+from .._core.stimuli import Annotate, Edit
 from .._core.topology import Topology
 
-#: What the caller changed in a document, as operations on the job that it tells of.
-Edits = Callable[[Job], Sequence[StateOp]]
+#: What the caller changed in a document, as stimuli of the job that it tells of.
+Edits = Callable[[Job], Sequence[Annotate | Edit]]
+
+
+class ShippedCode(NamedTuple):
+    """The code of a flow that another process has packed."""
+
+    code_id: str
+    bundle: bytes
+    environment: Mapping[str, Any]
+    sources: bytes
 
 
 class CompiledFlow(NamedTuple):
@@ -21,3 +30,4 @@ class CompiledFlow(NamedTuple):
     flow_doc: bytes
     flow_id: str
     max_workers: int = 0  # the flow's own bound on worker processes; 0: the runtime's
+    code: ShippedCode | None = None  # then there are no routines: they were never here

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._core.batch import Batch
 from .._core.invariants import InvariantBroken, check
 from .._core.job import Job
-from .._core.outstanding import needed_batches, outstanding
+from .._core.outstanding import Owed, needed_batches, outstanding
 from .._core.plain import fill, to_plain
 from .._core.view import JobView, view_of
 from .._serialization.packing import pack, unpack
+from .._worker.spill import referred_bytes
 from ..errors import CheckpointDamaged
 from ..settings import Settings
 from . import recovery
@@ -34,6 +35,8 @@ class Taken(NamedTuple):
     plain: bytes
     #: Payloads that are in memory but named by their place in the log.
     payloads: dict[tuple[int, int, int, int], bytes]
+    #: Of all payloads that are needed to go on, as far as it is known without reading them.
+    size_bytes: int
     view: JobView
     version: int  # of the view that will show at least as much
     time_ns: int
@@ -42,20 +45,38 @@ class Taken(NamedTuple):
 def take(job: Job, version: int, now_ns: int) -> Taken:
     """Copy the job as it stands now."""
     payloads = {b.ref: b.data for b in needed_batches(job) if b.ref is not None and b.data is not None}
-    return Taken(pack(to_plain(job)), payloads, view_of(job, version), version, now_ns)
+    sizes = {id(b): (referred_bytes(b.data) if b.data else 0) or b.size for b in needed_batches(job)}
+    return Taken(pack(to_plain(job)), payloads, sum(sizes.values()), view_of(job, version), version, now_ns)
+
+
+def task_of(job_id: str, routine_id: str, owed: Owed, seq: int, slot: str | None, data: Any) -> dict[str, Any]:
+    """An activation that has not returned, as it is shown to people."""
+    return {
+        "activation_id": f"{job_id}/{routine_id}/{seq}",
+        "routine_id": routine_id,
+        "slot_name": slot,
+        "data": data,
+        "priority": 0,
+        "metadata": {},
+        "attempt": owed.attempt,
+        "not_before": owed.due_ns,
+    }
 
 
 class Cut:
     """The cut, with the same names for reading as ``JobHandle``."""
 
-    def __init__(self, handle: JobHandle, taken: Taken, settings: Settings) -> None:
+    def __init__(self, handle: JobHandle, taken: Taken, settings: Settings, bytes_max: int | None) -> None:
+        """``bytes_max``: payloads above that are left where they are; :attr:`is_whole` is then False."""
         self._handle = handle
         self.job_id = handle.job_id
         self.view = taken.view
         self.time_ns = taken.time_ns
         self.job = recovery.new_job(handle.job_id, settings)
         fill(self.job, unpack(taken.plain))
-        for batch in needed_batches(self.job):
+        self.size_bytes, self.logged_bytes = taken.size_bytes, handle.live.logged_bytes
+        self.is_whole = bytes_max is None or taken.size_bytes <= bytes_max
+        for batch in needed_batches(self.job) if self.is_whole else ():
             data = batch.data if batch.data is not None or batch.ref is None else taken.payloads.get(batch.ref)
             whole = handle.payload_of(batch) if data is None else handle.open_payload(data)
             batch.data, batch.ref, batch.size = bytes(whole), None, len(whole)
@@ -65,16 +86,23 @@ class Cut:
         return pack({"v": _FORMAT, "time_ns": self.time_ns, "job": to_plain(self.job)})
 
     def pending(self) -> list[dict[str, Any]]:
-        """Activations that have not returned, in order per routine."""
-        return self._handle.tasks(outstanding(self.job))
+        """Activations that have not returned, in order per routine; of a cut that is not whole without their data."""
+        if self.is_whole:
+            return self._handle.tasks(outstanding(self.job))
+        specs = self.job.topology.routines
+        return [
+            task_of(self.job_id, specs[owed.routine].routine_id, owed, owed.item.seq + offset, None, None)
+            for owed in outstanding(self.job)
+            for offset in range(owed.item.count)
+        ]
 
     def history(self) -> Iterator[HistoryItem]:
         """The history up to this commit."""
         return islice(self._handle.history(), self.view.history_count)
 
-    def newest_history(self, count: int) -> list[HistoryItem]:
+    def newest_history(self, count: int, bytes_max: int) -> list[HistoryItem]:
         """Its newest part."""
-        return self._handle.newest_history(count)
+        return self._handle.newest_history(count, bytes_max)
 
     def shared_log(self) -> Iterator[Any]:
         """The shared log up to this commit."""

@@ -7,32 +7,44 @@ the job is durably on its way.
 
 from __future__ import annotations
 
+import logging
+import sys
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._core import clocks
+from .._core.batch import Batch
 from .._core.job import Job
 from .._core.records import Adopted, Submitted
-from .._core.stimuli import Adopt, Annotate, Resume, StateOp, Submit, Tick
-from .._serialization.batch import encode_batch
+from .._core.stimuli import Adopt, Cancel, Resume, StateOp, Stimulus, Submit, Tick
+from .._core.view import JobView
+from .._serialization.batch import decode_value, encode_batch, move_value
 from .._serialization.places import slot_place
-from .._storage.codec import decode_record
+from .._storage.codec import batches_of, decode_record
+from .._storage.control import Answer
+from .._storage.layout import FLOW_VIEW
 from .._storage.replay import LogRef
 from .._storage.views import load_lock_library
-from ..errors import CheckpointDamaged, Fenced, UnknownName
+from ..backends.base import Code
+from ..errors import CheckpointDamaged, CodeChanged, Fenced, StorageError, UnknownName, UsageError
 from . import recovery
 from .compiled import CompiledFlow, Edits
 from .handle import JobHandle
-from .live import LiveJob, NullTenure
+from .live import LiveJob
 from .outputs import put_in_place
 from .owners import Owners
-from .shipping import CODE_PLACE
+from .recoding import CODE_PLACE, kept_by, kept_in, recode
+from .unkept import NullTenure
 from .vigil import Heard
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
 
+_log = logging.getLogger(__name__)
+
+METADATA_PLACE = b"metadata"
 #: Finds the flow of this id; None: the code that the job keeps is to be used.
 FlowOf = Callable[[str], CompiledFlow | None]
 
@@ -60,19 +72,34 @@ def submit(
         index = slots.index(slot) if slot in slots else 0
     if entry is not None and params is not None:
         batch = supervisor.encode(params, slot_place(job_id, entry, slots[index]))
-    code = supervisor.shipping.code_of(flow)
-    if supervisor.shipping.ask(code):
-        _prepare_meanwhile(supervisor)
-    supervisor.shipping.load(code)
-    supervisor.shipping.allow(flow, code)
+    limit_ns = 0 if timeout_s is None else max(1, int(timeout_s * 1e9))
     stimulus = Submit(
-        flow.flow_id, flow.topology.to_plain(), number, index, batch,
-        pack_metadata(metadata or {}), supervisor.shipping.signed(job_id, code), tuple(initial),
-        0 if timeout_s is None else max(1, int(timeout_s * 1e9)),
+        flow.flow_id, flow.topology.to_plain(), number, index, batch, pack_metadata(metadata or {}), (),
+        tuple(initial), limit_ns,
     )  # fmt: skip
-    tenure = supervisor.begin_tenure(job_id, flow.flow_doc)
+    return _begin(supervisor, flow, supervisor.shipping.code_of(flow), job_id, stimulus)
+
+
+def _begin(supervisor: Supervisor, flow: CompiledFlow, code: Code, job_id: str, stimulus: Submit) -> JobHandle:
+    shipping = supervisor.shipping
+    if shipping.ask(code):
+        _prepare_meanwhile(supervisor)
+    shipping.read_sources(flow, code)
+    shipping.load(code)
+    shipping.allow(flow, code)
+    tenure = supervisor.begin_tenure(job_id, None)
     live = LiveJob(recovery.new_job(job_id, supervisor.settings), tenure, code.code_id)
-    return enter(supervisor, live, stimulus)
+    stimulus = stimulus._replace(code=tuple(shipping.kept(job_id, code)))
+
+    def write_flow_view() -> None:
+        if not isinstance(tenure, NullTenure):
+            try:
+                tenure.write_flow_view(flow.flow_doc)
+            except StorageError as error:  # the first commit meets the same disk, and says so
+                _log.warning("flow.json of job %s is written later: %s", job_id, error)
+                live.owed_flow = flow.flow_doc
+
+    return enter(supervisor, live, stimulus, meanwhile=write_flow_view)
 
 
 def resume(
@@ -82,13 +109,16 @@ def resume(
     *,
     takeover: bool = False,
     edits: Edits | None = None,
+    on_code_change: str | None = None,
 ) -> JobHandle:
     """Go on with a job: one of this process, or a paused, orphaned or handed-over one of this root.
 
-    ``edits``: what the caller changed meanwhile; in force before anything runs.
+    One of this process keeps the code that its workers have; rules and limits are those of ``flow``.
+    ``edits``: what the caller changed meanwhile; in force before anything runs. ``on_code_change``: instead of the
+    setting; after ``"rerun"`` the handle may be that of another job, which began again.
 
     Raises:
-        ValueError: no such job, or the flow is another one.
+        ValueError: no such job, or the flow is another one; ``CodeChanged``: its code is.
         JobOwned: another living supervisor has it.
         CheckpointDamaged, CheckpointFormat: its directory cannot be used.
     """
@@ -96,18 +126,41 @@ def resume(
     handle = supervisor.handle_of(job_id)
     if handle is not None and handle.lost is None:
         if not handle.view.is_terminal:
+            if flow is not None and handle.view.status == "paused":
+                recovery.check_same_flow(handle.live.job, flow.topology)
+                supervisor.call(partial(recovery.with_settings_of, handle.live.job, flow.topology))
             if edits is not None:
                 handle.edit(edits)
             handle.resume()
-        return handle
+        if not supervisor.is_durable or not recovery.may_be_tried_again(handle.live.job, flow):
+            return handle
+        handle.wait_sealed()
     if supervisor.store.has_only_views(job_id):
         raise UnknownName(f"job '{job_id}' has no log in {supervisor.store.path}, only the documents that tell of it")
     reading = recovery.read(supervisor.store, job_id, supervisor.settings)
     if flow is not None:
         recovery.check_same_flow(reading.job, flow.topology)
-    if reading.job.is_terminal:
+        if reading.job.is_terminal:
+            recovery.with_settings_of(reading.job, flow.topology)
+    if reading.job.is_terminal and not recovery.may_be_tried_again(reading.job, flow):
         return _ended(supervisor, reading)
-    owners = Owners(supervisor.store)
+    choice = on_code_change or supervisor.settings.on_code_change
+    if takeover and choice == "refuse":
+        _code_for(supervisor, reading, flow, choice)  # before a living owner is asked for it
+    reading = _when_free(supervisor, reading, takeover)
+    if reading.job.is_terminal and not recovery.may_be_tried_again(reading.job, flow):
+        return _ended(supervisor, reading)
+    try:
+        return _take(supervisor, reading, flow, Resume(), choice, edits)
+    except CodeChanged:
+        if choice != "rerun":
+            raise
+    return _run_again(supervisor, reading, flow)
+
+
+def _when_free(supervisor: Supervisor, reading: recovery.Reading, takeover: bool) -> recovery.Reading:
+    """The job once nobody owns it; raises ``JobOwned`` if somebody does and is not to be asked, or does not yield."""
+    owners, job_id = Owners(supervisor.store), reading.job.job_id
     if takeover:
         owners.ask_to_yield(job_id, reading.log.owner, supervisor.settings.grace_s + 4 * supervisor.settings.poll_s)
         reading = recovery.read(supervisor.store, job_id, supervisor.settings)
@@ -117,9 +170,7 @@ def resume(
             reading = recovery.read(supervisor.store, job_id, supervisor.settings)
             if reading.log.epoch == epoch:
                 break  # nobody was quicker meanwhile, whose life would have to be looked at first
-    if reading.job.is_terminal:
-        return _ended(supervisor, reading)
-    return _take(supervisor, reading, flow, Resume(), edits)
+    return reading
 
 
 def adopt(supervisor: Supervisor, job_id: str, flow_of: FlowOf, epoch: int) -> JobHandle | Literal["ended", "paused"]:
@@ -138,18 +189,21 @@ def adopt(supervisor: Supervisor, job_id: str, flow_of: FlowOf, epoch: int) -> J
         raise Fenced(f"job '{job_id}': another owner opened epoch {reading.log.epoch} meanwhile")
     job = reading.job
     if job.is_terminal:
+        if reading.log.seal_reason != "ended":
+            _seal_ended(supervisor, reading)
         return "ended"
     is_offered = job.status == "paused" and job.is_offered
     if job.status == "paused" and not is_offered and not _requests(supervisor, job):
+        _show_answers(supervisor, job)
         return "paused"
     flow = flow_of(job.topology.flow_id)
     if flow is not None:
         recovery.check_same_flow(job, flow.topology)
     # Without the key, or with another one, every activation with objects in its input would fail.
     assert supervisor.signer.keys
-    supervisor.shipping.check_signature(job_id, reading.log.read(CODE_PLACE))
+    supervisor.shipping.check_signature(job_id, kept_by(job, reading.log))
     # A pause or a cancel that was asked for and not reached is obeyed: only an offered job is resumed.
-    return _take(supervisor, reading, flow, Resume() if is_offered else Tick())
+    return _take(supervisor, reading, flow, Resume() if is_offered else Tick(), supervisor.settings.on_code_change)
 
 
 def preload(supervisor: Supervisor, job_id: str, flow_of: FlowOf) -> None:
@@ -159,43 +213,55 @@ def preload(supervisor: Supervisor, job_id: str, flow_of: FlowOf) -> None:
     record = decode_record(frame)
     flow = flow_of(record.flow_id) if isinstance(record, (Submitted, Adopted)) else None
     shipping = supervisor.shipping
-    shipping.load(shipping.code_of(flow) if flow is not None else shipping.stored(job_id, frame))
+    shipping.load(shipping.code_of(flow) if flow is not None else shipping.stored(job_id, kept_in(frame)))
 
 
 def enter(
-    supervisor: Supervisor, live: LiveJob, stimulus: Submit | Adopt | Resume | Tick, requests: Sequence[Heard] = (),
-    ops: Sequence[StateOp] = (),
+    supervisor: Supervisor, live: LiveJob, stimulus: Submit | Adopt | Resume | Tick | Cancel,
+    requests: Sequence[Heard] = (), before: Sequence[Stimulus] = (), meanwhile: Callable[[], None] = lambda: None,
 ) -> JobHandle:  # fmt: skip
-    """Take the job into the loop and wait until it is durable that it goes on. ``ops``: changed before that."""
+    """Take the job into the loop and wait until it is durable that it goes on. ``before``: what happens before that.
+
+    When its first commit is blocked (disk full) that is waited for no longer than ``settle_s``: the job goes on by
+    itself when it can be written, and its view says what it waits for.
+
+    ``meanwhile``: what the caller does while the first commit is on its way.
+    """
     handle = supervisor.hold(live)
 
     def begin() -> None:
-        if ops:
-            supervisor.loop.add(live, Annotate(tuple(ops)))
-            supervisor.loop.happen(live, stimulus, supervisor.clock.now_ns())
-        else:
-            supervisor.loop.add(live, stimulus)
+        # What is not there yet, or has failed, can be changed afterwards only; nothing is given out before all of it.
+        is_later = live.job.is_terminal or live.job.status == "pending"
+        first, *more = (stimulus, *before) if is_later else (*before, stimulus)
+        supervisor.loop.add(live, first)
+        for one in more:
+            supervisor.loop.happen(live, one, supervisor.clock.now_ns())
         for heard in requests:
             if supervisor.loop.keeper is not None:
                 supervisor.loop.keeper.ask(live, heard, supervisor.clock.now_ns())
 
     supervisor.call(begin)
-    handle.wait(lambda v: v.version > 0 and v.status != "pending")
+    meanwhile()
+    handle.wait(lambda v: _goes_on(v) or v.blocked is not None)
+    handle.wait(_goes_on, supervisor.settings.settle_s)
     return handle
+
+
+def _goes_on(view: JobView) -> bool:
+    return view.version > 0 and view.status != "pending"
 
 
 def _take(
     supervisor: Supervisor,
     reading: recovery.Reading,
     flow: CompiledFlow | None,
-    stimulus: Resume | Tick,
+    stimulus: Resume | Tick | Cancel,
+    choice: str,
     edits: Edits | None = None,
 ) -> JobHandle:
-    """Own the job from where the reading ends."""
+    """Own the job from where the reading ends. ``choice``: what to do if its code has changed."""
     log, job, outputs = reading
-    shipping = supervisor.shipping
-    code = shipping.code_of(flow) if flow is not None else shipping.stored(job.job_id, log.read(CODE_PLACE))
-    shipping.load(code)
+    code, before = _code_for(supervisor, reading, flow, choice)
     newer, tenure = supervisor.store.take_over(job.job_id, "takeover", log)
     recovery.fold(newer, supervisor.settings, job, LogRef(log.epoch, log.commit, 0), outputs)
     put_in_place(outputs)
@@ -204,10 +270,71 @@ def _take(
     if flow is not None:
         recovery.with_settings_of(job, flow.topology)
         supervisor.shipping.allow(flow, code)
-    ops = edits(job) if edits is not None else ()
+    if edits is not None:
+        before = [*before, *edits(job)]
     live = LiveJob(job, tenure, code.code_id)
-    live.found_ns = found_ns
-    return enter(supervisor, live, stimulus, _requests(supervisor, job), ops)
+    live.found_ns, live.first_epoch = found_ns, tenure.epoch
+    live.logged_bytes = log.size_bytes if log.snapshot is None else sys.maxsize  # much: that is why there is one
+    if flow is not None and FLOW_VIEW not in supervisor.store.place(job.job_id).names():
+        live.owed_flow = flow.flow_doc  # whoever began the job died before it was written
+    return enter(supervisor, live, stimulus, _requests(supervisor, job), before)
+
+
+def _code_for(
+    supervisor: Supervisor, reading: recovery.Reading, flow: CompiledFlow | None, choice: str
+) -> tuple[Code, list[Stimulus]]:
+    """The code that the job goes on with, loaded, and what is to be recorded of it."""
+    shipping, job = supervisor.shipping, reading.job
+    kept = kept_by(job, reading.log)
+    code = shipping.code_of(flow) if flow is not None else shipping.stored(job.job_id, kept)
+    shipping.ask(code)
+    if flow is not None:
+        shipping.read_sources(flow, code)
+    shipping.load(code)
+    return code, list(recode(job, kept, shipping.kept(job.job_id, code), choice))
+
+
+def _run_again(supervisor: Supervisor, reading: recovery.Reading, flow: CompiledFlow | None) -> JobHandle:
+    """A new job, begun with what this one was begun with, on the code there is now; this one is cancelled.
+
+    The new one stands before the old one is given up: whatever happens in between, the work is not lost.
+    """
+    log, job, _ = reading
+    if job.entry < 0 or job.entry_batch is None:
+        raise UsageError(f"job {job.job_id} was not started with parameters, but by post(): it cannot begin again by "
+                         "itself; go on with on_code_change='reuse', or start another one")  # fmt: skip
+    spec = job.topology.routines[job.entry]
+    if flow is None:
+        flow = CompiledFlow(job.topology, {}, supervisor.store.read_views(job.job_id)[0] or b"{}", job.topology.flow_id)
+        code = supervisor.shipping.stored(job.job_id, kept_by(job, log))
+    else:
+        code = supervisor.shipping.code_of(flow)
+    entry = flow.topology.index_of(spec.routine_id)
+    assert entry is not None, "the flow was found to have every routine of the job"
+    slot = spec.slots[job.entry_slot]
+    job_id = str(uuid.uuid4())
+    batch = _moved_entry(supervisor, reading, job_id, spec.routine_id, slot)
+    metadata = decode_value(job.metadata, None, METADATA_PLACE) if job.metadata else {}
+    stimulus = Submit(
+        flow.flow_id, flow.topology.to_plain(), entry, flow.topology.routines[entry].slots.index(slot), batch,
+        pack_metadata({**metadata, "rerun_of": job.job_id}), limit_ns=job.limit_ns,
+    )  # fmt: skip
+    handle = _begin(supervisor, flow, code, job_id, stimulus)
+    _take(supervisor, reading, flow, Cancel(f"its code has changed: it runs again as job {job_id}"), "reuse")
+    return handle
+
+
+def _moved_entry(supervisor: Supervisor, reading: recovery.Reading, job_id: str, routine_id: str, slot: str) -> Batch:
+    """What a job was started with, for another job."""
+    old = reading.job.entry_batch
+    assert old is not None
+    data = old.data
+    if data is None:
+        assert old.ref is not None, "what is neither in memory nor in the log does not exist"
+        record = decode_record(reading.log.read(LogRef(*old.ref[:3])))
+        data = list(batches_of(record))[old.ref[3]].data or b""
+    places = (slot_place(each, routine_id, slot) for each in (reading.job.job_id, job_id))
+    return Batch(old.count, move_value(data, supervisor.signer, *places))
 
 
 def _ended(supervisor: Supervisor, reading: recovery.Reading) -> JobHandle:
@@ -233,8 +360,33 @@ def _requests(supervisor: Supervisor, job: Job) -> list[Heard]:
     return found
 
 
+def _seal_ended(supervisor: Supervisor, reading: recovery.Reading) -> None:
+    """The job has ended, and its last owner did not live to say so to people, nor to whoever waits for its SEAL."""
+    tenure = supervisor.store.take_over(reading.job.job_id, "takeover", reading.log)[1]
+    try:
+        put_in_place(reading.outputs)
+        live = LiveJob(reading.job, tenure, "")
+        live.is_finished = True
+        handle = supervisor.hold(live)
+        tenure.write_views(*supervisor.documents(handle.live)())
+        tenure.seal("ended")
+    finally:
+        tenure.close()
+
+
+def _show_answers(supervisor: Supervisor, job: Job) -> None:
+    """Answers that are on record and that the last owner did not live to show: somebody may be waiting for them."""
+    control = supervisor.store.control(job.job_id)
+    for request_id in control.unanswered():
+        reason = job.answered.get(request_id)
+        if reason is not None:
+            control.put_answer(Answer(request_id, not reason, reason))
+        elif job.has_answered(request_id):
+            control.sweep(job.answered_low)
+
+
 def pack_metadata(metadata: dict[str, Any]) -> bytes:
-    return encode_batch([metadata], None, b"metadata").data if metadata else b""
+    return encode_batch([metadata], None, METADATA_PLACE).data if metadata else b""
 
 
 def _prepare_meanwhile(supervisor: Supervisor) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .._core import select
+from .._core import asking, select
 from .._core.batch import Batch
 from .._core.effects import Revoke, Work
 from .._core.stimuli import Capacity, HandedBack
@@ -48,10 +48,7 @@ class Feeding:
         for job_id in touched[first:] + touched[:first]:
             live = loop.jobs.get(job_id)
             if live is not None:
-                try:
-                    self._give(live, now)
-                except Exception as error:  # one job's trouble is no other's
-                    loop.give_up(live, error)
+                loop.alone(live, self._give, live, now)
         for slot in loop.placement.workers.values():
             if slot.is_yielding and not slot.load:
                 slot.is_yielding = False  # whoever wanted it has had its turn, and does not want it any more
@@ -105,12 +102,21 @@ class Feeding:
         loop.attention.hungry.pop(live.job.job_id, None)
         if loop.is_draining or live.blocked is not None or live.is_doubted or now < live.rests_until_ns:
             return
+        if loop.is_ahead(live):
+            return  # the commit under way will have it looked at again
         wanted = select.wanted(live.job, now)
         for number in wanted:
             if not self._feed(live, number, now):
                 self._make_room(live, number)
-        if any(live.job.routines[n].ready or live.job.routines[n].special for n in wanted):
+        if any(self._is_hungry(live, n) for n in wanted):
             loop.attention.hungry[live.job.job_id] = None
+
+    def _is_hungry(self, live: LiveJob, number: int) -> bool:
+        """Something of this routine was not given: it would be looked at too late otherwise."""
+        routine = live.job.routines[number]
+        if number in live.job.topology.custom and not routine.asking and any(routine.slots):
+            return True
+        return bool(routine.ready or routine.special)
 
     def _feed(self, live: LiveJob, number: int, now: int) -> bool:
         """Give as much of this routine as workers may have. False when it needs a worker and has none."""
@@ -122,8 +128,14 @@ class Feeding:
             slot = loop.placement.candidate(live.code_id, spec.routine_id, holders, spec.workers)
             if slot is None:
                 break
+            may_ask = spec.workers == 1 or number not in job.topology.custom
+            if not may_ask and asking.question(job, number, now) is not None:
+                first = min(loop.placement.bound(live.code_id, spec.routine_id), key=lambda one: one.worker)
+                may_ask = first is slot or loop.placement.room(first) > 0
+                slot = first if may_ask else slot
             self._dispatch_number += 1
-            stimulus = Capacity(number, slot.worker, self._dispatch_number, loop.placement.room(slot))
+            share = loop.placement.share(slot, routine.ready_count)
+            stimulus = Capacity(number, slot.worker, self._dispatch_number, share, may_ask)
             work: Work | None = None
             for effect in live.step(stimulus, now, verify=loop.settings.verify):
                 if type(effect) is Work:
@@ -137,7 +149,8 @@ class Feeding:
                 self._introduce(live, slot)
             count = 1 if work.is_group else sum(part.count for part in work.parts)
             loop.backend.send(slot.worker, work, job.job_id)
-            loop.placement.gave(slot, work.dispatch, job.job_id, count)
+            size = sum([part.batch.size for part in work.parts])
+            loop.placement.gave(slot, work.dispatch, job.job_id, count, size)
             live.is_dirty = True  # what runs now can be seen
             if not (routine.ready or routine.special):
                 return True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from .._core import outstanding
@@ -18,9 +20,9 @@ from .._serialization.places import emission_place, slot_place
 from .._storage.codec import batches_of, decode_record
 from .._storage.reader import LogRef
 from .._storage.store import Store
-from .._worker.records import HistoryItem, OutputItem, history_of, log_of, outputs_of, results_of
+from .._worker.records import HistoryItem, OutputItem, Ran, history_of, log_of, outputs_of, results_of, told_of
 from ..errors import RoutiluxError, RuntimeClosed, UnknownName
-from .cut import Cut, Taken, take
+from .cut import Cut, Taken, take, task_of
 from .live import LiveJob
 from .onlooker import check_event
 
@@ -40,14 +42,23 @@ class JobHandle:
     def __init__(self, supervisor: Supervisor, live: LiveJob) -> None:
         self._supervisor = supervisor
         self._live = live
+        self._signer = supervisor.signer
         self.job_id = live.job.job_id
         #: Outputs that earlier owners of the job have sent.
         self.sent_before = live.sent_before
         #: Entries of the history that they have made.
         self.recorded_before = live.recorded_before
+        #: Activations that have returned under them.
+        self.ran_before = live.ran_before
         #: Brings outputs to the caller, and tells hooks; their threads are waited for when the supervisor leaves.
         self.delivery: Any = None
         self.observer: Any = None
+
+    def that_opens_nothing(self) -> JobHandle:
+        """The same job for those who write about it: users' objects are passed on as they are stored."""
+        other = copy(self)
+        other._signer = self._signer.that_opens_nothing()
+        return other
 
     @property
     def live(self) -> LiveJob:
@@ -209,18 +220,7 @@ class JobHandle:
         for one in owed:
             spec = job.topology.routines[one.routine]
             for seq, slot, data in self._inputs(one.routine, one.item):
-                out.append(
-                    {
-                        "activation_id": f"{self.job_id}/{spec.routine_id}/{seq}",
-                        "routine_id": spec.routine_id,
-                        "slot_name": slot,
-                        "data": data,
-                        "priority": 0,
-                        "metadata": {},
-                        "attempt": one.attempt,
-                        "not_before": one.due_ns,
-                    }
-                )
+                out.append(task_of(self.job_id, spec.routine_id, one, seq, slot, data))
         return out
 
     def input_of(self, letter: DeadLetter) -> tuple[str | None, Any]:
@@ -232,26 +232,26 @@ class JobHandle:
         ((_, slot, data),) = self._inputs(letter.routine, letter.item)
         return slot, data
 
-    def cut(self, *, is_durable: bool) -> Cut:
-        """The job at one commit.
+    def cut(self, *, is_durable: bool, bytes_max: int | None = None) -> Cut:
+        """The job at one commit, without its payloads where they are more than ``bytes_max``.
 
         ``is_durable``: wait until that stands; never so in a thread that commits wait for.
         """
         live, supervisor = self._live, self._supervisor
 
-        def copy() -> tuple[Taken, bool]:
+        def taken_now() -> tuple[Taken, bool]:
             is_settled = live.is_finished or (not live.records and live.in_flight is None)
             if not is_settled:
                 supervisor.loop.show(live)  # a view that shows at least this much
             return take(live.job, live.version + 1, supervisor.clock.now_ns()), is_settled
 
-        taken, is_settled = supervisor.look(copy)
+        taken, is_settled = supervisor.look(taken_now)
         if is_durable and not is_settled and supervisor.may_wait and live.blocked is None:
             try:
                 self.wait(lambda v: v.version >= taken.version or v.is_terminal)
             except RoutiluxError:
                 pass  # the job has left this process: what is there stands
-        return Cut(self, taken, supervisor.settings)
+        return Cut(self, taken, supervisor.settings, bytes_max)
 
     @property
     def found_ns(self) -> int:
@@ -260,23 +260,30 @@ class JobHandle:
 
     def edit(self, edits: Edits) -> None:
         """Do what was changed in a document of the job; durable when it returns."""
-        ops = self._supervisor.look(lambda: tuple(edits(self._live.job)))
-        if ops:
-            self.annotate(ops)
+        for one in self._supervisor.look(lambda: tuple(edits(self._live.job))):
+            if isinstance(one, Annotate):
+                self.annotate(one.ops)
+            else:
+                self._tell(one, settle=True)
 
-    def newest_history(self, count: int) -> list[HistoryItem]:
-        """The last ``count`` entries of the history, not read from its beginning where that can be avoided."""
-        found: list[HistoryItem] = []
-        if self._live.memory is not None:
-            return list(self.history())[-count:]
+    def newest_history(self, count: int, bytes_max: int | None = None) -> list[HistoryItem]:
+        """The last ``count`` entries of the history, not read from its beginning where that can be avoided.
+
+        Fewer when their records take more than ``bytes_max``.
+        """
+        if self._live.memory is not None or self._live.recent.records() is not None:
+            return list(self.history())[-count:] if count else []
+        found: deque[HistoryItem] = deque(maxlen=count)
         with Store(self._supervisor.store.path, self._supervisor.settings) as store:
-            log = store.read(self.job_id)
-            for frames in log.backwards():
-                records = (decode_record(data, tuple(ref)) for ref, data in frames)  # type: ignore[arg-type]
-                found = [*self._history_of(records), *found]
+            for frames in store.read(self.job_id).backwards(bytes_max):
+                # From the end, one by one: what is not shown is not decoded, and there may be millions.
+                while frames and len(found) < count:
+                    ref, data = frames.pop()
+                    record = decode_record(data, tuple(ref))  # type: ignore[arg-type]
+                    found.extendleft(reversed(list(self._history_of([record]))[len(found) - count :]))
                 if len(found) >= count:
                     break
-        return found[-count:] if count else []
+        return list(found)
 
     def payload_of(self, batch: Batch) -> bytes | memoryview:
         """The payload of a batch whose bytes are not in memory, wherever it lies."""
@@ -313,10 +320,6 @@ class JobHandle:
             place = emission_place(self.job_id, spec.routine_id, spec.events[event])
         return self._decode(batch, place)[run.start : run.start + run.count]
 
-    @property
-    def _signer(self) -> Any:
-        return self._supervisor.signer
-
     @contextmanager
     def following_outputs(self) -> Iterator[Callable[[], Iterator[OutputItem]]]:
         """A function that gives the outputs which have become durable since it was called last."""
@@ -324,10 +327,13 @@ class JobHandle:
             yield lambda: outputs_of(self.job_id, new(), self._decode_value)
 
     @contextmanager
-    def following_history(self) -> Iterator[Callable[[], Iterator[HistoryItem]]]:
-        """The same for the history."""
+    def following_history(self) -> Iterator[Callable[[], Iterator[HistoryItem | Ran]]]:
+        """The same for the history, and for what ran."""
+        job = self._live.job
         with self._following() as new:
-            yield lambda: self._history_of(new())
+            yield lambda: told_of(
+                self.job_id, job.topology, new(), self._decode, self._decode_value, job.entry, job.entry_slot
+            )
 
     @contextmanager
     def _following(self) -> Iterator[Callable[[], Iterator[Durable]]]:
@@ -383,6 +389,10 @@ class JobHandle:
     def _records(self) -> Iterator[Iterator[Durable]]:
         if self._live.memory is not None:
             yield iter(self._live.memory.records())
+            return
+        recent = self._live.recent.records()
+        if recent is not None:
+            yield iter(recent)
             return
         # A store of its own: the supervisor's may have been closed, and must not be opened again by a reader.
         with Store(self._supervisor.store.path, self._supervisor.settings) as store:

@@ -3,159 +3,68 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from heapq import merge
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any
 
 from .._core.batch import Batch
-from .._core.effects import Changed, Effect
+from .._core.effects import Changed, Effect, GoOn
 from .._core.invariants import check
-from .._core.job import Group, Job
-from .._core.outstanding import needed_batches
-from .._core.records import Completed, Durable, Failed, Submitted
-from .._core.release import is_in_order, is_needed_for_order
+from .._core.job import Job
+from .._core.outstanding import batches_in
+from .._core.records import Completed, Durable, Failed, Record, Taken
 from .._core.step import step
 from .._core.stimuli import Stimulus
 from .._core.view import JobView, view_of
-from .._storage.blobs import path_of
 from .._storage.codec import batches_of, encode_record
-from .._worker import shared
-from .._worker.spill import PayloadReader, referred_blob
+from .._worker.spill import PayloadReader
+from .blob_uses import BlobUses
+from .recent import Recent
+from .unkept import NullTenure, Tenure
 
 log = logging.getLogger(__name__)
 
 #: Views are made at most this often while a job is busy; a change of status shows at once.
 VIEW_INTERVAL_NS = 20_000_000
+#: A commit file takes no further step when it is so large.
+COMMIT_BYTES_MAX = 8 * 1024 * 1024
+#: Records of work that goes its way: nobody outside has asked for them.
+_ORDINARY = frozenset({Completed, Taken})
 #: Consumed payloads that may lie in shared memory a little longer.
 _BLOBS_HELD = 8
 
 
-class Tenure(Protocol):
-    """The right to commit, as the loop uses it (see ``_storage``); ``NullTenure`` keeps nothing."""
-
-    def next_position(self) -> tuple[int, int]: ...
-    def commit(self, data: Sequence[bytes]) -> None: ...
-    def should_roll(self, snapshot_bytes_estimate: int) -> bool: ...
-    def roll(self, snapshot: bytes) -> None: ...
-    def housekeep(self) -> None: ...
-    def release_blobs(self, names: Iterable[str]) -> None: ...
-    def seal(self, reason: Literal["handover", "ended"]) -> None: ...
-    def write_views(self, flow_doc: bytes | None, state_doc: bytes) -> None: ...
-    def close(self) -> None: ...
-
-
-class NullTenure:
-    """``durability="none"``: every commit stands at once, and only what callers may still ask for is kept.
-
-    That is every result and shared-log entry, and the newest records of the history.
-    """
-
-    def __init__(self, history_max: int, shared_dir: str | None = None) -> None:
-        """``shared_dir``: of the job, where its workers put large payloads; gone with this object."""
-        self._history_max = history_max
-        self.shared_dir = shared_dir
-        if shared_dir is not None:
-            os.makedirs(shared_dir, 0o700)
-            # When the interpreter ends, the backend has removed everything.
-            weakref.finalize(self, shared.remove, shared_dir).atexit = False
-        self._number = 0
-        #: (running number, record): what may be dropped, and what is kept for as long as the job is.
-        self._records: deque[tuple[int, Durable]] = deque()
-        self._wanted: list[tuple[int, Durable]] = []
-        self._entries = 0
-        self._lock = threading.Lock()
-
-    def keep(self, job: Job, records: Sequence[Durable]) -> None:
-        with self._lock:
-            for record in records:
-                self._number += 1
-                if _is_wanted(job, record):
-                    self._wanted.append((self._number, record))
-                elif size := _entries_of(record):
-                    self._records.append((self._number, record))
-                    self._entries += size
-            while self._entries > self._history_max:
-                self._entries -= _entries_of(self._records.popleft()[1])
-
-    def records(self) -> list[Durable]:
-        with self._lock:
-            return [record for _, record in merge(self._wanted, self._records, key=lambda pair: pair[0])]
-
-    def next_position(self) -> tuple[int, int]:
-        return (0, 0)
-
-    def commit(self, data: Sequence[bytes]) -> None:
-        pass
-
-    def should_roll(self, snapshot_bytes_estimate: int) -> bool:
-        return False
-
-    def roll(self, snapshot: bytes) -> None:
-        pass
-
-    def housekeep(self) -> None:
-        pass
-
-    def release_blobs(self, names: Iterable[str]) -> None:
-        if self.shared_dir is None:
-            return
-        for name in names:
-            try:
-                os.unlink(path_of(self.shared_dir, name))
-            except OSError:
-                pass  # it was removed with the runtime
-
-    def seal(self, reason: Literal["handover", "ended"]) -> None:
-        pass
-
-    def write_views(self, flow_doc: bytes | None, state_doc: bytes) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def _entries_of(record: Durable) -> int:
-    if isinstance(record, Completed):
-        return sum(emit.batch.count for emit in record.emits) + 1
-    return int(isinstance(record, (Failed, Submitted)))
-
-
-def _has_log(record: Durable) -> bool:
-    """It carries entries of the shared log, or outputs."""
-    return any(op.op in ("log", "send") for op in getattr(record, "ops", ()))
-
-
-def _is_wanted(job: Job, record: Durable) -> bool:
-    """Kept for as long as the job is: it carries results, log entries, or the flow itself."""
-    if isinstance(record, Submitted):
-        return True
-    topology, routes = job.topology, job.topology.routes
-    for number, spec in enumerate(topology.routines):
-        if is_in_order(spec) and is_needed_for_order(record, number):
-            if any((number, event) not in routes for event in range(len(spec.events))):
-                return True  # its results are read in the order of its inputs
-    return _has_log(record) or (
-        isinstance(record, Completed) and any((record.routine, e.event) not in routes for e in record.emits)
-    )
+def _weight_of(record: Record) -> int:
+    """The users' bytes in a record of what workers did."""
+    if not isinstance(record, Completed):
+        return 0
+    size = sum([emit.batch.size for emit in record.emits])
+    return size + sum([len(op.value) for op in record.ops if isinstance(op.value, bytes)]) if record.ops else size
 
 
 def _waiting(job: Job) -> Iterator[Batch]:
-    """Batches of emissions that wait: to be run, to be taken by a policy, to be released in order."""
+    """Batches of emissions that wait: to be run, to be taken by a policy, to be released in order, for a person.
+
+    What a worker is at is not among them.
+    """
     for routine in job.routines:
-        for item in routine.ready:
-            for run in item.runs if isinstance(item, Group) else (item,):
-                yield run.batch
+        running = {dispatch.special for dispatch in routine.dispatches.values()}
+        for item in chain((s.item for seq, s in routine.special.items() if seq not in running), routine.ready):
+            yield from batches_in(item)
         for slot in routine.slots:
             for run in slot:
                 yield run.batch
         for _, emits in routine.held_emits.values():
             for emit in emits:
                 yield emit.batch
+    for letter in job.dead_letters:
+        yield from batches_in(letter.item)
+
+
+def _lets_nothing_run(record: object) -> bool:
+    """Work is done, and nothing comes of it."""
+    return type(record) is Completed and not record.emits and not record.ops and record.cursor is None
 
 
 class LiveJob:
@@ -169,14 +78,28 @@ class LiveJob:
         self.found_ns = 0  # when the job had changed last, as this process found it; 0: it began here
         self.sent_before = job.sent_count  # outputs that earlier owners' commits carry
         self.recorded_before = job.record_count  # and of their history
+        self.ran_before = job.activations - int(
+            job.entry >= 0 and job.routines[job.entry].done > 0
+        )  # but for the entry
         self.records: list[Durable] = []  # applied, not yet on their way to the disk
+        self._steps: list[int] = []  # where in ``records`` each step ends: one is never torn apart
+        #: Of what has happened and may not be on stable storage yet; and how much of that is on its way there.
+        self.volatile_bytes = 0
+        self._flying_bytes = 0
+        self.unspilled_bytes = 0  # that have come to the queues since they were looked through
+        self.logged_bytes = 0  # of commits, those of earlier owners included; very much if that is not known
+        self.held_answers: list[GoOn] = []  # to generators, which are to wait for the disk
         self.filling = 1  # number of the commit that the next records will be part of
         self.in_flight: int | None = None
+        self.is_urgent = False  # among the records is one that somebody may wait for
+        self.lets_run = False  # or one that something can run for
+        self.gathers_until_ns = 0  # till then the records may wait for company, while every core is busy
         self.is_dirty = True  # a caller could see a difference
         self.blocked: tuple[str, int] | None = None
         self.retry_at_ns = 0  # of a blocked commit
         self.retry: Callable[[], None] | None = None
         self.lost: BaseException | None = None
+        self.commit_key = ""  # under which its commits are under way
         self.is_finished = False  # ended, sealed, and out of the loop
         self.is_sealing = False
         self.is_leaving = False  # to be sealed for hand-over once nothing of it runs
@@ -185,16 +108,21 @@ class LiveJob:
         self.is_confirming = False  # that commit is on its way
         self.handle: Any = None  # of the caller, for the views
         self.payloads: PayloadReader | None = None
-        #: Blobs that this tenure's commits name, with the batches in them; None stands for a result.
-        self._blobs: dict[str, list[Batch | None]] = {}
+        #: Blobs that may go once they are consumed.
+        self.blobs = BlobUses(keeps_results=self.memory is not None)
         self._blobs_max = _BLOBS_HELD  # more than that, and it is worth looking which are not needed any more
+        #: The epoch in which this process began to own the job, if it had owners before; and rolls that are to come
+        #: before what dead workers of ours have left can be looked through.
+        self.first_epoch = 0
+        self.rolls_to_sweep = 0
+        self.recent = Recent()
+        self.owed_flow: bytes | None = None  # flow.json, which could not be written when the job began
         self.is_writing_views = False
         self.shown_status = "running"  # in job_state.json
         self.shown_view: JobView | None = None
         self.show_again_ns = 0
         self.view: JobView = view_of(job, 0)
         self.changed = threading.Condition()
-        self._position = (0, 0)  # where the commit that was taken last goes
         self._taken: tuple[int, JobView] | None = None
         self._taken_ns = 0
         self._version = 0
@@ -207,15 +135,15 @@ class LiveJob:
     @property
     def is_unsettled(self) -> bool:
         """Something has still to be committed or shown, although nothing more happens to the job."""
-        if self.in_flight is not None or self.is_sealing:
+        if self.is_committing:
             return self.blocked is not None  # else its end will be heard of
         is_behind = self.memory is None and self.view.status != self.shown_status
         return bool(self.records) or self.is_dirty or self.is_doubted or self.is_writing_views or is_behind
 
     @property
-    def is_under_way(self) -> bool:
-        """A commit or a seal is being done; one that is blocked and waits is not."""
-        return (self.in_flight is not None or self.is_sealing) and not (self.blocked and self.retry_at_ns > 0)
+    def is_committing(self) -> bool:
+        """A commit or a seal is on its way, or blocked: nothing further is taken before it has come back."""
+        return self.in_flight is not None or self.is_sealing
 
     def has_come_back(self) -> None:
         """Nothing is being done any more."""
@@ -234,6 +162,10 @@ class LiveJob:
         records, effects = step(self.job, stimulus, now_ns, self.filling)
         if records:
             self.records += records  # type: ignore[arg-type]
+            self._steps.append(len(self.records))
+            self.volatile_bytes += sum(map(_weight_of, records))
+            self.is_urgent = self.is_urgent or any(type(r) not in _ORDINARY for r in records)
+            self.lets_run = self.lets_run or not all(map(_lets_nothing_run, records))
         if verify:
             check(self.job)
         out = [e for e in effects if type(e) is not Changed]
@@ -243,75 +175,62 @@ class LiveJob:
 
     # -- committing ---------------------------------------------------------------------------
 
-    def take_commit(self, now_ns: int) -> tuple[int, list[bytes]]:
-        """The records that have gathered, encoded; their batches learn where they will be."""
-        number, records = self.filling, self.records
+    def take_commit(self, now_ns: int) -> tuple[int, list[list[bytes]]]:
+        """The records that have gathered, encoded, per commit file; their batches learn where they will be."""
+        number, records, steps = self.filling, self.records, self._steps
         self.filling += 1
-        self.records = []
+        self.records, self._steps = [], []
+        self.is_urgent = self.lets_run = False
         self.in_flight = number
-        frames: list[bytes] = []
+        self._flying_bytes = self.volatile_bytes
+        files: list[list[bytes]] = [[]]
         if self.memory is not None:
             self.memory.keep(self.job, records)
             self._release_consumed(records)
         else:
-            epoch, commit = self._position = self.tenure.next_position()
-            for index, record in enumerate(records):
-                frames.append(encode_record(record))
-                self._note_blobs(record)
-                for k, batch in enumerate(batches_of(record)):
-                    batch.ref = (epoch, commit, index, k)
+            files = self._encode(records, steps)
+            self.recent.take(number, records, [frame for frames in files for frame in frames])
         if self.is_dirty and (
             self.job.status != self.view.status
             or now_ns - self._taken_ns >= VIEW_INTERVAL_NS
             or any(type(r) is Failed for r in records)
         ):
             self._take_view(number, now_ns)
-        return number, frames
+        return number, files
+
+    def _encode(self, records: Sequence[Durable], steps: Sequence[int]) -> list[list[bytes]]:
+        """Commit files, each no larger than it may be; what happened in one step goes into one."""
+        epoch, first = self.tenure.next_position()
+        files: list[list[bytes]] = [[]]
+        size = begin = 0
+        for end in steps:
+            if size >= COMMIT_BYTES_MAX:
+                files.append([])
+                size = 0
+            frames, commit = files[-1], first + len(files) - 1
+            for record in records[begin:end]:
+                self.blobs.note(self.job, record)
+                for k, batch in enumerate(batches_of(record)):
+                    batch.ref = (epoch, commit, len(frames), k)
+                frame = encode_record(record)
+                frames.append(frame)
+                size += len(frame)
+                self.logged_bytes += len(frame)
+            begin = end
+        return files
 
     def _release_consumed(self, records: Sequence[Durable]) -> None:
         """Nothing is kept: a payload in shared memory goes when it is consumed, a few at a time."""
         for record in records:
-            self._note_blobs(record)
-        if len(self._blobs) > self._blobs_max or (self._blobs and self.job.is_terminal):
-            self.tenure.release_blobs(self.unused_blobs())
-            self._blobs_max = max(_BLOBS_HELD, 2 * len(self._blobs))
-
-    def _note_blobs(self, record: Durable) -> None:
-        if type(record) is not Completed:
-            return
-        for emit in record.emits:
-            name = referred_blob(emit.batch.data) if emit.batch.data else None
-            if name is not None:
-                is_result = (record.routine, emit.event) not in self.job.topology.routes
-                self._blobs.setdefault(name, []).append(None if is_result else emit.batch)
-
-    def note_unnamed(self, batches: Iterable[Batch]) -> None:
-        """No record will name the blobs that these batches lie in: they go with the next unused ones."""
-        for batch in batches:
-            name = referred_blob(batch.data) if batch.data else None
-            if name is not None:
-                self._blobs.setdefault(name, [])
-
-    @property
-    def blobs(self) -> list[str]:
-        """Blobs that something queued, or a result, may refer to."""
-        return list(self._blobs)
-
-    def unused_blobs(self) -> list[str]:
-        """Blobs that nothing queued and no result refers to any more; asked once for each."""
-        if not self._blobs:
-            return []
-        needed = {id(batch) for batch in needed_batches(self.job)}
-        unused = [
-            name for name, users in self._blobs.items() if all(b is not None and id(b) not in needed for b in users)
-        ]
-        for name in unused:
-            del self._blobs[name]
-        return unused
+            self.blobs.note(self.job, record)
+        if len(self.blobs) > self._blobs_max or self.job.is_terminal:
+            self.tenure.release_blobs(self.blobs.unused(self.job))
+            self._blobs_max = max(_BLOBS_HELD, 2 * len(self.blobs))
 
     def spill(self, bytes_max: int) -> None:
         """Drop the payloads queued farthest back: they are in the log and are read back when they are due."""
-        if self.memory is not None:
+        self.unspilled_bytes = 0
+        if self.memory is not None or self.in_flight is not None:
             return
         held = 0
         seen: set[int] = set()  # one batch may wait in many slots
@@ -320,13 +239,16 @@ class LiveJob:
                 continue
             seen.add(id(batch))
             held += batch.size
-            # What the commit on its way carries is not in the log yet.
-            if held > bytes_max and batch.ref is not None and batch.ref[:2] != self._position:
+            if held > bytes_max and batch.ref is not None:  # else it is not even on its way to the log
                 batch.data = None
 
     def stands(self, number: int) -> None:
         """The commit stands: what was waiting for it may be seen."""
         self.in_flight = None
+        self.volatile_bytes -= self._flying_bytes
+        self.unspilled_bytes += self._flying_bytes
+        self._flying_bytes = 0
+        self.recent.stands(number)
         if self._taken is not None and self._taken[0] <= number:
             self._publish(self._taken[1])
             self._taken = None
@@ -364,4 +286,7 @@ class LiveJob:
 
     def show_blocked(self, blocked: tuple[str, int] | None) -> None:
         self.blocked = blocked
-        self._publish(self.view._replace(blocked=blocked))
+        view = self.view
+        if view.version == 0:  # nothing of the job stands yet, but whose it is
+            view = view._replace(flow_id=self.job.topology.flow_id, created_ns=self.job.created_ns)
+        self._publish(view._replace(blocked=blocked))

@@ -50,14 +50,14 @@ class Loop:
     def __init__(
         self, settings: Settings, backend: Backend, committer: Committer, clock: Clock, *,
         introduce: Introduce, read_batch: ReadBatch, on_print: Callable[[str, str], None],
-        documents: Callable[[LiveJob], MakeViews], workers_max: int,
+        documents: Callable[[LiveJob], MakeViews], workers_max: int, cores: int = 1,
     ) -> None:  # fmt: skip
         self.settings = settings
         self.backend = backend
         self.committer = committer
         self.clock = clock
         self._print = on_print
-        self.placement = Placement(workers_max, settings.worker_ahead_ms)
+        self.placement = Placement(workers_max, settings.worker_ahead_ms, cores)
         self.attention = Attention()
         self.feeding = Feeding(self, introduce, read_batch)
         self.staff = Staff(self)
@@ -65,7 +65,7 @@ class Loop:
         self.jobs: dict[str, LiveJob] = {}
         self.commands: deque[Callable[[], None]] = deque()
         #: Called with what the backend says about code: its id, and why it cannot be loaded or None.
-        self.on_code: Callable[[str, str | None], None] = lambda code_id, refusal: None
+        self.on_code: Callable[[str, str | None, bytes], None] = lambda code_id, refusal, sources: None
         #: Called with what should not have happened, before the job is given up for it.
         self.on_trouble: Callable[[LiveJob, Exception], None] = _log_trouble
         self.is_draining = False
@@ -104,6 +104,7 @@ class Loop:
             self.happen(live, stimulus, self.clock.now_ns())
         if live.job.job_id not in self.jobs:
             return  # it could not even begin
+        self.commits.begin(live)
         self.attention.touch(live.job.job_id)
         if any(spec.timeout_s for spec in live.job.topology.routines):
             self.attention.limited[live.job.job_id] = None
@@ -111,11 +112,7 @@ class Loop:
 
     def happen(self, live: LiveJob, stimulus: Stimulus, now: int) -> None:
         """Step one job and perform what it asks for."""
-        try:
-            for effect in live.step(stimulus, now, verify=self.settings.verify):
-                self._perform(live, effect, now)
-        except Exception as error:  # one job's trouble is no other's
-            self.give_up(live, error)
+        self.alone(live, self._step, live, stimulus, now)
         if live.lost is not None:
             return
         job_id = live.job.job_id
@@ -126,6 +123,28 @@ class Loop:
             live.rests_until_ns if live.rests_until_ns > now else 0,
         )  # fmt: skip
         self.attention.set_due(job_id, due_ns)
+
+    def _step(self, live: LiveJob, stimulus: Stimulus, now: int) -> None:
+        for effect in live.step(stimulus, now, verify=self.settings.verify):
+            self._perform(live, effect, now)
+
+    def alone(self, live: LiveJob, act: Callable[..., object], *arguments: object) -> None:
+        """Do something for one job: its trouble is no other's, whatever it is."""
+        try:
+            act(*arguments)
+        except Exception as error:  # the wall between jobs: there is no other
+            self.give_up(live, error)
+
+    def forget_codes(self, code_ids: Collection[str]) -> list[str]:
+        """Forget those of these codes that nothing here uses; they can be loaded again."""
+        used = {live.code_id for live in self.jobs.values()}
+        used.update(slot.code_id for slot in self.placement.workers.values())
+        forgotten = [code_id for code_id in code_ids if code_id not in used]
+        for code_id in forgotten:
+            self.placement.forget(code_id)
+            self.staff.forget(code_id)
+            self.backend.unload(code_id)
+        return forgotten
 
     def drain(self) -> None:
         """Dispatch nothing more; what runs may finish."""
@@ -142,6 +161,16 @@ class Loop:
         for slot in self.placement.workers.values():
             if not self.placement.jobs_of(slot).isdisjoint(job_ids):
                 self.backend.send(slot.worker, Revoke(slot.worker, slot.last_dispatch))
+
+    def is_ahead(self, live: LiveJob) -> bool:
+        """So much has happened that the disk does not have yet that nothing more is to be started."""
+        return live.volatile_bytes > self.settings.commit_memory_bytes_max
+
+    def answer(self, live: LiveJob) -> None:
+        """Generators that have waited for the disk go on."""
+        for answer in live.held_answers:
+            self.backend.send(answer.worker, answer)
+        live.held_answers.clear()
 
     def show(self, live: LiveJob) -> None:
         """Have a view of the job taken and published, though nothing happens to it."""
@@ -223,12 +252,12 @@ class Loop:
                     self.feeding.touch_code(slot.code_id)
             case Died():
                 self.staff.died(event, now)
-            case CodeReady(code_id):
-                self.on_code(code_id, None)
+            case CodeReady(code_id, sources):
+                self.on_code(code_id, None, sources)
             case CodeRefused(code_id, message, routine_id):
                 refusal = f"Routine '{routine_id}': {message}" if routine_id else message
                 self.staff.code_is_lost(code_id, refusal, now)
-                self.on_code(code_id, refusal)
+                self.on_code(code_id, refusal, b"")
 
     # -- what must be done --------------------------------------------------------------------
 
@@ -236,8 +265,10 @@ class Loop:
         match effect:
             case Work():
                 raise AssertionError("work is asked for by Feeding only")
-            case GoOn(worker, _):
-                self.backend.send(worker, effect)
+            case GoOn():
+                live.held_answers.append(effect)
+                if not self.is_ahead(live):
+                    self.answer(live)
             case Revoke(worker, 0):
                 self.feeding.hand_back(live, worker, now)
             case Revoke(worker, _):
@@ -249,7 +280,7 @@ class Loop:
                 if error is not None and live.lost is None:
                     self.lose(live, error)
             case Dropped(batches):
-                live.note_unnamed(batches)
+                live.blobs.note_unnamed(batches)
             case Ended():
                 pass  # seen by Commits once the record stands
 
@@ -262,7 +293,10 @@ class Loop:
         now = self.clock.now_ns()
         unsettled = [self.jobs[job_id] for job_id in self.attention.unsettled if job_id in self.jobs]
         due = _earliest(
-            *self.attention.times_ns(), *(live.retry_at_ns for live in unsettled), self.staff.next_start_ns()
+            *self.attention.times_ns(),
+            *(live.retry_at_ns for live in unsettled),
+            self.staff.next_start_ns(),
+            *(live.gathers_until_ns for live in unsettled if live.records and not live.is_committing),
         )
         if self.attention.limited or any(live.is_dirty for live in unsettled):
             due = _earliest(due, now + 20_000_000)

@@ -45,7 +45,7 @@ def put_in_place(outputs: Iterable[tuple[str, str]]) -> None:
 def _sync(folder: str) -> None:
     """The new name itself is on stable storage; where folders cannot be synced, it soon will be."""
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except OSError:
         return
     try:

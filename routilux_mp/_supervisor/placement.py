@@ -12,13 +12,19 @@ from collections.abc import Iterable
 #: Activations in one dispatch, and in front of one worker, at most.
 DISPATCH_COUNT_MAX = 1024
 AHEAD_COUNT_MAX = 4096
+#: With so much input in front of it a worker gets nothing more before it has ended some of that.
+AHEAD_BYTES_MAX = 4 * 1024 * 1024
+#: So many activations in one report are a good sample; and what is known is kept when one takes less time than this.
+_MANY = 8
+_LONG_NS = 1_000_000
 
 
 class WorkerSlot:
     """One worker process, from the request to start it until its death is known."""
 
-    __slots__ = ("code_id", "handed_back", "idle_since_ns", "introduced", "is_leaving", "is_started", "is_yielding",
-                 "last_dispatch", "limit_s", "load", "outstanding", "pid", "routine", "worker")  # fmt: skip
+    __slots__ = ("bytes", "code_id", "handed_back", "has_measured", "idle_since_ns", "introduced", "is_leaving",
+                 "is_started", "is_yielding", "last_dispatch", "limit_s", "load", "outstanding", "pid", "routine",
+                 "worker")  # fmt: skip
 
     def __init__(self, worker: int, code_id: str, routine: str, now_ns: int) -> None:
         self.worker = worker
@@ -30,22 +36,26 @@ class WorkerSlot:
         self.is_yielding = False  # gets nothing more until it is idle and can serve another routine
         self.outstanding: dict[int, tuple[str, int]] = {}  # dispatch -> (job, activations not reported)
         self.load = 0  # activations not reported
+        self.bytes: dict[int, int] = {}  # dispatch -> what its input weighs, for as long as it is out
         self.last_dispatch = 0
         self.handed_back = 0  # up to this dispatch nobody waits for it; it may still be busy with one of them,
         self.limit_s: float | None = None  # but for no longer than its routine's timeout_s
         self.introduced: set[str] = set()
         self.idle_since_ns = now_ns
+        self.has_measured = ""  # the routine whose pace it has told
 
 
 class Placement:
     """All workers of one runtime."""
 
-    def __init__(self, workers_max: int, ahead_ms: float) -> None:
+    def __init__(self, workers_max: int, ahead_ms: float, cores: int) -> None:
         self.workers_max = workers_max
+        self.cores = cores
         self.workers: dict[int, WorkerSlot] = {}
         self.code_max: dict[str, int] = {}  # code -> worker processes it may have at most
         self._ahead_ns = ahead_ms * 1e6
         self._pace_ns: dict[tuple[str, str], float] = {}  # (code, routine) -> time per activation
+        self._guessed: set[tuple[str, str]] = set()  # those that are known from first calls only
         self._last_number = 0
 
     # -- who may take what --------------------------------------------------------------------
@@ -57,10 +67,20 @@ class Placement:
         pace = self._pace_ns.get((slot.code_id, slot.routine))
         if pace is None:
             return 0 if slot.load else 1  # the first one tells how long they take
-        count = int(self._ahead_ns / max(pace, 1.0)) - slot.load
-        if slot.load == 0:
-            count = max(count, 1)
-        return min(count, DISPATCH_COUNT_MAX, AHEAD_COUNT_MAX - slot.load)
+        if slot.load and sum(slot.bytes.values()) > AHEAD_BYTES_MAX:
+            return 0
+        target = 1 + int(self._ahead_ns / max(pace, 1.0))  # one to run, and what waits behind it
+        if _MANY <= target <= DISPATCH_COUNT_MAX and 2 * slot.load > target:
+            return 0  # few large portions: each has a report of its own at its end
+        return min(target - slot.load, DISPATCH_COUNT_MAX, AHEAD_COUNT_MAX - slot.load)
+
+    def share(self, slot: WorkerSlot, ready: int) -> int:
+        """What of so many that wait this worker gets now: its neighbours get theirs, if it is worth waking them."""
+        room = self.room(slot)
+        if room <= 1 or min(room, ready) * self._pace_ns.get((slot.code_id, slot.routine), 0.0) < _LONG_NS:
+            return room
+        takers = sum(self.room(other) > 0 for other in self.bound(slot.code_id, slot.routine))
+        return min(room, max(1, -(-ready // takers)))
 
     def candidate(self, code_id: str, routine: str, holders: set[int], limit: int) -> WorkerSlot | None:
         """The least loaded worker of the routine that has room; one of ``holders`` once they are ``limit``."""
@@ -89,6 +109,13 @@ class Placement:
         self.code_max[code_id] = workers_max
         if not is_fixed:
             self.workers_max = max(self.workers_max, workers_max)
+
+    def forget(self, code_id: str) -> None:
+        """Nothing of this code is there any more."""
+        self.code_max.pop(code_id, None)
+        for key in [key for key in self._pace_ns if key[0] == code_id]:
+            del self._pace_ns[key]
+            self._guessed.discard(key)
 
     def new(self, code_id: str, routine: str, now_ns: int) -> WorkerSlot:
         self._last_number += 1
@@ -122,10 +149,20 @@ class Placement:
         ]  # fmt: skip
         return max(choices, key=lambda s: counts[(s.code_id, s.routine)], default=None)
 
+    def are_busy(self, workers: Iterable[int], for_ns: int) -> bool:
+        """These workers will not run out of work for that time, and are as many as there are cores."""
+        busy = 0
+        for worker in workers:
+            slot = self.workers.get(worker)
+            if slot is not None:
+                busy += slot.load * self._pace_ns.get((slot.code_id, slot.routine), 0.0) >= for_ns
+        return busy >= self.cores
+
     # -- what happened ------------------------------------------------------------------------
 
-    def gave(self, slot: WorkerSlot, dispatch: int, job_id: str, count: int) -> None:
+    def gave(self, slot: WorkerSlot, dispatch: int, job_id: str, count: int, size: int = 0) -> None:
         slot.outstanding[dispatch] = (job_id, count)
+        slot.bytes[dispatch] = size
         slot.load += count
         slot.last_dispatch = dispatch
 
@@ -137,22 +174,34 @@ class Placement:
         finished = left if is_last else min(done, left)
         slot.load -= finished
         if is_last:
-            del slot.outstanding[dispatch]
+            del slot.outstanding[dispatch], slot.bytes[dispatch]
         else:
             slot.outstanding[dispatch] = (job_id, left - finished)
         if not slot.load:
             slot.idle_since_ns = now_ns
-        if done and busy_ns:
-            key = (slot.code_id, slot.routine)
-            pace = busy_ns / done
-            old = self._pace_ns.get(key)
-            # Down at once (a first call imports and warms up), up by halves.
-            self._pace_ns[key] = pace if old is None or pace < old else (old + pace) / 2
+        if done and busy_ns > 0:
+            self._measure(slot, done, busy_ns)
+
+    def _measure(self, slot: WorkerSlot, done: int, busy_ns: int) -> None:
+        """Learn from a report; a worker's first call imports and warms up, and counts until there is a better one."""
+        key, pace = (slot.code_id, slot.routine), busy_ns / done
+        is_first, slot.has_measured = slot.has_measured != slot.routine, slot.routine
+        old = self._pace_ns.get(key)
+        if old is None:
+            self._pace_ns[key] = pace
+            self._guessed.add(key)
+        elif not is_first:
+            if pace < old and (done >= _MANY or key in self._guessed):
+                self._pace_ns[key] = pace
+            elif pace < old or busy_ns >= _LONG_NS:  # a short call after a pause is slow, and says little
+                self._pace_ns[key] = (old + pace) / 2
+            self._guessed.discard(key)
 
     def handed_back(self, slot: WorkerSlot, now_ns: int) -> set[str]:
         """Nothing is in front of this worker any more. Returns the jobs whose work it was."""
         jobs = {job_id for job_id, _ in slot.outstanding.values()}
         slot.outstanding.clear()
+        slot.bytes.clear()
         slot.load = 0
         slot.idle_since_ns = now_ns
         return jobs

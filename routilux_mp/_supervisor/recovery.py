@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .._core.apply import apply
 from .._core.job import Job
+from .._core.retry import has_retries_left
 from .._core.topology import Topology
 from .._storage.codec import decode_record, decode_snapshot
 from .._storage.owner import start_ticks
-from ..errors import CheckpointDamaged, FlowMismatch
+from ..errors import CheckpointDamaged, FlowMismatch, NeverBegan
 from ..settings import Settings
 from .outputs import outputs_of
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .._storage.reader import LogRef
     from .._storage.replay import JobLog
     from .._storage.store import Store
+    from .compiled import CompiledFlow
 
 
 def new_job(job_id: str, settings: Settings) -> Job:
@@ -70,7 +72,8 @@ def fold(
     Output files that those commits name are added to ``outputs``: they may not be in their place yet.
 
     Raises:
-        CheckpointDamaged: the log says nothing, or something impossible.
+        CheckpointDamaged: the log says something impossible.
+        NeverBegan: it says nothing.
     """
     if job is None:
         job = new_job(log.job_id, settings)
@@ -90,7 +93,10 @@ def fold(
         if outputs is not None:
             outputs += outputs_of((record,))
     if job.status == "pending":
-        raise CheckpointDamaged(f"job {log.job_id}: its directory holds no first record; it never began")
+        raise NeverBegan(
+            f"job {log.job_id} never began: the process that made it ended before its first record was written, so "
+            f"nothing of it has run. Start it again; its directory can be deleted"
+        )
     return job
 
 
@@ -123,6 +129,12 @@ def check_same_flow(job: Job, topology: Topology) -> None:
             gone = sorted(set(before) - set(now))
             if gone:
                 raise FlowMismatch(f"{kind} '{gone[0]}' not found in routine '{spec.routine_id}'")
+
+
+def may_be_tried_again(job: Job, flow: CompiledFlow | None) -> bool:
+    """Whether a failed job goes on when it is resumed with this flow: unfinished work has retries left by its rules."""
+    topology = job.topology if flow is None else flow.topology
+    return job.status == "failed" and has_retries_left(job, {r.routine_id: r.error for r in topology.routines})
 
 
 def with_settings_of(job: Job, topology: Topology) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._storage.control import Answer, Request, new_request_id
 from ..errors import UnknownName
+from ..settings import Settings
+from . import recovery
 
 if TYPE_CHECKING:
     from .._storage.store import Store
@@ -46,8 +48,8 @@ def wait_answer(store: Store, job_id: str, request_id: str, timeout_s: float) ->
             return found
         glance = store.glance(job_id)
         if glance is not None and glance.seal_reason == "ended":
-            # Its last owner may have answered and left between the two looks.
-            return control.answer(request_id) or Answer(request_id, False, "the job has ended")
+            # Its last owner may have answered and left between the two looks, or died before it could show its answer.
+            return control.answer(request_id) or _answer_on_record(store, job_id, request_id)
         if not control.stands(request_id):
             return control.answer(request_id) or Answer(request_id, False, "the request has expired")
         left_s = deadline_s - time.monotonic()
@@ -55,6 +57,14 @@ def wait_answer(store: Store, job_id: str, request_id: str, timeout_s: float) ->
             return None
         time.sleep(min(look_s, left_s))
         look_s = min(look_s * 1.5, _LOOK_S_MAX)
+
+
+def _answer_on_record(store: Store, job_id: str, request_id: str) -> Answer:
+    """What the log of a job that has ended says of a request; the file beside it is only a copy."""
+    reason = recovery.read(store, job_id, Settings()).job.answered.get(request_id)
+    if reason is None:
+        return Answer(request_id, False, "the job has ended")
+    return Answer(request_id, not reason, reason)
 
 
 def ask(

@@ -43,7 +43,7 @@ def info_of(supervisor: Supervisor, live: LiveJob) -> JobInfo:
     return JobInfo(
         live.job.job_id, live.code_id, live.job.topology.flow_id, live.job.topology.to_plain(),
         _blob_dir(supervisor.store, live), supervisor.signer.keys, s.batch_count_max, s.batch_bytes_max, s.flush_ms,
-        s.payload_inline_bytes_max, s.value_bytes_max, supervisor.is_durable,
+        s.payload_inline_bytes_max, s.value_bytes_max, supervisor.is_durable, live.job.metadata,
     )  # fmt: skip
 
 
@@ -53,9 +53,9 @@ def documents_of(live: LiveJob, describe: Callable[[JobHandle], bytes] | None) -
 
     def make() -> tuple[bytes | None, bytes]:
         if describe is not None and handle is not None:
-            return None, describe(handle)  # flow.json is there since the job began
+            return live.owed_flow, describe(handle)  # flow.json is there since the job began, or was owed then
         view = live.view
-        return None, json.dumps({"_type": "JobState", "job_id": view.job_id, "status": view.status}).encode()
+        return live.owed_flow, json.dumps({"_type": "JobState", "job_id": view.job_id, "status": view.status}).encode()
 
     return make
 

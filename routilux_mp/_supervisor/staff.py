@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .._core.stimuli import Fail, Failure, WorkerLost
 from ..backends.base import Died
 from ..errors import BackendError
+from .leftovers import worker_died
 
 if TYPE_CHECKING:
     from .loop import Loop
@@ -53,6 +54,11 @@ class Staff:
             self._silent_deaths.pop(code_id, None)
             self._start_after_ns.pop(code_id, None)
 
+    def forget(self, code_id: str) -> None:
+        """Nothing of this code is there any more."""
+        self._silent_deaths.pop(code_id, None)
+        self._start_after_ns.pop(code_id, None)
+
     def next_start_ns(self) -> int:
         """When a worker may be started that could not be; 0: nobody waits for one."""
         return min(self._start_after_ns.values(), default=0)
@@ -89,6 +95,7 @@ class Staff:
             live = loop.jobs.get(job_id)
             if live is not None:
                 loop.happen(live, WorkerLost(worker, dispatch, index, failure), now)
+                worker_died(live, how.pid)
         if is_silent or how.pid == 0:
             self._died_silently(slot.code_id, how.report, now, is_theirs=how.pid != 0)
         for job_id in loop.jobs:

@@ -19,7 +19,7 @@ from .._storage.glance import Glance
 from .._storage.lease import Sign
 from .._storage.owner import OwnerInfo
 from .._storage.watch import Watch
-from ..errors import CheckpointDamaged, Fenced, JobOwned, RoutiluxError, StorageError
+from ..errors import CheckpointDamaged, Fenced, JobOwned, NeverBegan, RoutiluxError, StorageError
 from .owners import Owners
 from .wakeup import Wakeup
 
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 _THREADS_MAX: Final = 4
 #: Polls between two looks at a job that cannot be run here, or is paused.
 _PARKED_POLLS: Final = 10
+#: Looking for requests to paused jobs takes at most this share of the time, however many of them there are.
+_ASKED_SHARE: Final = 0.01
 #: Another try at a job that could not be run here: the key or the module may have come.
 _RETRY_S: Final = 60.0
 _RETRY_STORAGE_S: Final = 5.0
@@ -50,7 +52,7 @@ class Parked(NamedTuple):
 
     place: tuple[int, int]  # epoch and number of its last file then
     look_again_s: float
-    #: Not before, unless it has changed. A paused job: not before somebody asks for something.
+    #: Not before, unless it has changed. A paused job: not before somebody asks for something new, or has asked.
     try_again_s: float
     is_paused: bool = False
 
@@ -89,6 +91,9 @@ class Standby:
         self._preloaded: set[str] = set()
         self._mine: dict[str, JobHandle] = {}
         self._taking: dict[str, threading.Thread] = {}
+        #: Requests that were there when a paused job was last looked at closely: they have led to nothing.
+        self._heard: dict[str, frozenset[str]] = {}
+        self._ask_again_s = 0.0
         self._results: deque[tuple[Found | str, JobHandle | RoutiluxError | Literal["ended", "paused", "loaded"]]] = (
             deque()
         )
@@ -134,6 +139,7 @@ class Standby:
         free: list[Found] = []
         job_ids = self._supervisor.store.job_ids()
         self._forget_deleted(job_ids)
+        self._wake_asked()
         for job_id in job_ids:
             if job_id in self._ended or job_id in mine or job_id in self._taking:
                 continue
@@ -171,7 +177,7 @@ class Standby:
         there = set(job_ids)
         for known in (self._ended, self._preloaded):
             known &= there
-        for notes in (self._parked, self._said, self._sealed_since):
+        for notes in (self._parked, self._said, self._sealed_since, self._heard):
             for job_id in [job_id for job_id in notes if job_id not in there and job_id]:
                 notes.pop(job_id)
 
@@ -205,9 +211,25 @@ class Standby:
         return None if why is None else Found(job_id, glance, why)
 
     def _may_try_again(self, job_id: str, parked: Parked, now: float) -> bool:
-        if parked.is_paused:
-            return bool(self._supervisor.store.control(job_id).unanswered())
-        return now >= parked.try_again_s
+        return self._is_asked(job_id, parked, now) if parked.is_paused else now >= parked.try_again_s
+
+    def _wake_asked(self) -> None:
+        """A paused job of which something is asked is looked at now, and not when its turn comes."""
+        began = time.monotonic()
+        if began < self._ask_again_s:
+            return
+        for job_id, parked in self._parked.items():
+            if parked.is_paused and self._is_asked(job_id, parked, began):
+                self._parked[job_id] = parked._replace(look_again_s=began)
+        self._ask_again_s = began + (time.monotonic() - began) / _ASKED_SHARE
+
+    def _is_asked(self, job_id: str, parked: Parked, now: float) -> bool:
+        """Whether there is a new request; now and then one that led to nothing counts as new: who knows why it did."""
+        try:
+            asked = self._supervisor.store.control(job_id).unanswered()
+        except StorageError:
+            return False  # said when the job's turn comes
+        return bool(asked) and (now >= parked.try_again_s or not self._heard.get(job_id, frozenset()).issuperset(asked))
 
     def _why_free(self, job_id: str, glance: Glance, now: float) -> str | None:
         owner = glance.owner
@@ -259,6 +281,7 @@ class Standby:
 
     def _take(self, found: Found) -> None:
         try:
+            self._heard[found.job_id] = frozenset(self._supervisor.store.control(found.job_id).unanswered())
             self._results.append((found, self._supervisor.adopt(found.job_id, self._flow_of, found.glance.epoch)))
         except RoutiluxError as error:
             self._results.append((found, error))
@@ -307,6 +330,9 @@ class Standby:
         match result:
             case Fenced() | JobOwned():
                 log.debug("job %s went to another standby: %s", job_id, result)
+            case NeverBegan():
+                log.info("%s", result)
+                self._end(job_id)
             case StorageError():
                 self._park(job_id, glance[:2], _RETRY_STORAGE_S if type(result) is StorageError else _RETRY_S)
                 self._say_once(job_id, f"job {job_id} ({why}) cannot be run here", result)
@@ -316,7 +342,7 @@ class Standby:
             case "ended":
                 self._end(job_id)
             case "paused":
-                self._park(job_id, glance[:2], 0.0, is_paused=True)
+                self._park(job_id, glance[:2], _RETRY_S, is_paused=True)
             case _:
                 self._said.pop(job_id, None)
                 self._mine[job_id] = result  # type: ignore[assignment]
@@ -329,7 +355,7 @@ class Standby:
     def _end(self, job_id: str) -> None:
         self._ended.add(job_id)
         self._preloaded.discard(job_id)  # there is room for another one's code
-        for known in (self._parked, self._said, self._sealed_since):
+        for known in (self._parked, self._said, self._sealed_since, self._heard):
             known.pop(job_id, None)
 
     def _say_once(self, about: str, text: str, reason: object = "") -> None:

@@ -28,16 +28,17 @@ from ..errors import BackendError, HandedOver, RoutiluxError, RuntimeClosed, Usa
 from ..settings import Settings
 from . import entering, serving
 from .clock import SystemClock, deadline_of
-from .commits import MakeViews
+from .commits import MakeViews, Views
 from .committer import Committer, InstantCommitter, ThreadCommitter
-from .compiled import CompiledFlow, Edits
+from .compiled import CompiledFlow
 from .handle import JobHandle
-from .live import LiveJob, NullTenure
+from .live import LiveJob
 from .loop import Loop
 from .placement import WorkerSlot
 from .printing import Printer
 from .shipping import Shipping
 from .tenure import Keeper
+from .unkept import NullTenure
 from .vigil import Vigil
 
 log = logging.getLogger(__name__)
@@ -91,11 +92,9 @@ class Supervisor:
             timeout_s=timeout_s, initial=initial,
         )  # fmt: skip
 
-    def resume(
-        self, flow: CompiledFlow | None, job_id: str, *, takeover: bool = False, edits: Edits | None = None
-    ) -> JobHandle:
+    def resume(self, flow: CompiledFlow | None, job_id: str, **how: Any) -> JobHandle:
         """See :func:`entering.resume`."""
-        return entering.resume(self, flow, job_id, takeover=takeover, edits=edits)
+        return entering.resume(self, flow, job_id, **how)
 
     def adopt(self, job_id: str, flow_of: entering.FlowOf, epoch: int) -> JobHandle | Literal["ended", "paused"]:
         """See :func:`entering.adopt`."""
@@ -105,8 +104,8 @@ class Supervisor:
         """See :func:`entering.preload`."""
         entering.preload(self, job_id, flow_of)
 
-    def begin_tenure(self, job_id: str, flow_doc: bytes) -> DurableTenure | NullTenure:
-        """The right to commit to a new job."""
+    def begin_tenure(self, job_id: str, flow_doc: bytes | None) -> DurableTenure | NullTenure:
+        """The right to commit to a new job; without ``flow_doc`` the caller writes flow.json."""
         if self.is_durable:
             return self.store.create(job_id, flow_doc)
         with self._lock:
@@ -238,7 +237,10 @@ class Supervisor:
         """
         while True:
             if threading.current_thread() is self._thread and not future.done():
-                raise UsageError(f"a handler that runs in the caller's process cannot wait until {what}")
+                raise UsageError(
+                    f"a handler that runs in the caller's process cannot wait until {what}: one thread runs "
+                    f"both. Do that outside of handlers, or run them in worker processes (backend='local')"
+                )
             try:
                 return future.result(timeout=_STILL_THERE_S)
             except TimeoutError:
@@ -284,7 +286,8 @@ class Supervisor:
             self.loop = Loop(
                 self.settings, backend, self._committer, self.clock,
                 introduce=self._introduce, read_batch=self.read_batch, on_print=self._printer,
-                documents=self._documents, workers_max=self.settings.max_workers or os.cpu_count() or 1,
+                documents=self.documents, workers_max=self.settings.max_workers or os.cpu_count() or 1,
+                cores=max(2, os.cpu_count() or 1),
             )  # fmt: skip
             self.loop.on_code = self.shipping.answered
             if self.is_durable:
@@ -313,12 +316,12 @@ class Supervisor:
             loop.turn(0.05)
         for live in list(loop.jobs.values()):
             if live.in_flight is None and not live.is_sealing and live.blocked is None:
-                try:
-                    live.tenure.seal("handover")
-                    live.lose(HandedOver(f"the supervisor has left job {live.job.job_id}; resume it to go on"))
-                    live.tenure.write_views(*self._documents(live)())
-                except Exception as error:  # of this job: the others are handed over all the same
-                    log.warning("job %s could not be handed over in order", live.job.job_id, exc_info=error)
+                loop.alone(live, self._hand_over, live)
+
+    def _hand_over(self, live: LiveJob) -> None:
+        live.tenure.seal("handover")
+        live.lose(HandedOver(f"the supervisor has left job {live.job.job_id}; resume it to go on"))
+        Views(live, self.documents(live), self.clock)()
 
     def _clear_away(self) -> None:
         """Whoever waits must learn of it, also when the loop itself failed; whatever fails, the rest is done."""
@@ -350,7 +353,7 @@ class Supervisor:
         for handle in self.handles():
             live = handle.live
             if live.memory is not None:
-                for name in live.blobs:
+                for name in live.blobs.names:
                     self.payloads(live).keep(name)
 
     def _close_inputs(self) -> None:
@@ -376,7 +379,7 @@ class Supervisor:
     def _introduce(self, live: LiveJob, slot: WorkerSlot) -> None:
         self._backend_or_fail().send(slot.worker, serving.info_of(self, live))
 
-    def _documents(self, live: LiveJob) -> MakeViews:
+    def documents(self, live: LiveJob) -> MakeViews:
         return serving.documents_of(live, self._describe)
 
     def payloads(self, live: LiveJob) -> PayloadReader:

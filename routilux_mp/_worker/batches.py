@@ -9,13 +9,14 @@ from .._core.batch import Batch
 from .._core.stimuli import Emit
 from .._serialization.batch import join_batches
 from .._serialization.items import MARKED, PLAIN, WHOLE, join_items
+from .wire import JobInfo
 
 #: What is kept of one emission: its bytes, and how to join them if that is not ``PLAIN``. A whole :class:`Batch`
 #: stands for all that it holds.
 Item = bytes | tuple[bytes, int] | Batch
 
 
-def assemble(out: Sequence[Sequence[Item]], *, is_mixed: bool, count_max: int, bytes_max: int) -> list[Emit]:
+def assemble(out: Sequence[Sequence[Item]], is_mixed: bool, info: JobInfo) -> list[Emit]:
     """Batches of what was emitted to each event, in order; none larger than allowed but for single items.
 
     ``is_mixed``: not all of them are plain bytes.
@@ -24,7 +25,7 @@ def assemble(out: Sequence[Sequence[Item]], *, is_mixed: bool, count_max: int, b
         Emit(event, batch)
         for event, items in enumerate(out)
         if items
-        for batch in _join(items, is_mixed, count_max, bytes_max)
+        for batch in _join(items, is_mixed, info.batch_count_max, info.batch_bytes_max)
     ]
 
 

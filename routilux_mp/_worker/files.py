@@ -1,7 +1,8 @@
 """The files that the activations of one worker make: blobs of large payloads, and outputs not yet in place.
 
-The rule it owns: a file belongs to the activation that made it, then to the report that names it; when
-neither comes to anything, the file goes too.
+The rules it owns: a file belongs to the activation that made it, then to the report that names it; when
+neither comes to anything, the file goes too. No report leaves before the blobs that it names are durable;
+until then the handler goes on.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from .._core.batch import Batch
 from ..errors import StorageBlocked
 from .spill import Piece, Spiller, is_reference
 from .wire import JobInfo
+from .writing import Writers, Writing
 
 _BLOCKED_RETRY_S = 0.2
 #: Payloads that are kept in memory, and go into the log, while blobs cannot be written.
@@ -21,14 +24,17 @@ _BLOCKED_HELD_MAX = 8 * 1024 * 1024
 
 
 class HandedBack(BaseException):
-    """The work was revoked while its results waited for the disk; a handler must not catch this."""
+    """The work was revoked while its results waited for the disk, or was lost there; a handler must not catch this."""
 
 
 class Files:
     """What was made and is in no report yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_overlap: bool = False) -> None:
+        """``may_overlap``: other threads may wait for the disk."""
         self._spiller = Spiller()
+        self._writers = Writers() if may_overlap else None
+        self._writing: dict[str, Writing] = {}
         self._running: list[str] = []
         self._finished: list[str] = []
 
@@ -42,8 +48,48 @@ class Files:
         self._running = []
 
     def give_away(self) -> None:
-        """A report names what finished activations have made: it is the supervisor's now."""
+        """A report names what finished activations have made: it is the supervisor's, now that it is durable.
+
+        Raises:
+            HandedBack: the disk has lost some of it. The report must not leave.
+        """
+        if self._writing:
+            self._wait()
         self._finished = []
+
+    @property
+    def is_writing(self) -> bool:
+        """A report would have to wait for the disk, and may go later."""
+        if not self._writing or self._writers is None or self._writers.is_behind:
+            return False
+        return any(not writing.is_over for _, writing in self._of_finished())
+
+    @property
+    def are_there(self) -> bool:
+        """Finished activations have made blobs, and all of these are durable."""
+        return bool(self._writing) and bool(self._of_finished()) and not self.is_writing
+
+    def settle(self) -> None:
+        """Wait until no report has to."""
+        while self.is_writing:
+            for _, writing in self._of_finished():
+                writing.stands()
+
+    def _write(self, size: int, path: str, make_durable: Callable[[], None]) -> None:
+        self._writing[path] = writing = Writing(size, make_durable)
+        assert self._writers is not None
+        self._writers.submit(writing)
+
+    def _of_finished(self) -> list[tuple[str, Writing]]:
+        running = set(self._running)
+        return [(path, writing) for path, writing in list(self._writing.items()) if path not in running]
+
+    def _wait(self) -> None:
+        for path, writing in self._of_finished():
+            if not writing.stands():
+                time.sleep(_BLOCKED_RETRY_S)
+                raise HandedBack
+            self._writing.pop(path, None)
 
     def undo(self, *, with_finished: bool = False) -> None:
         """Remove what the running activation has made; and what no report will name any more."""
@@ -52,9 +98,16 @@ class Files:
                 os.unlink(path)
             except OSError:
                 pass  # it was never made, or is not ours any more
+            self._writing.pop(path, None)
         self._running = []
         if with_finished:
             self._finished = []
+            self._writing = {}
+
+    def close(self) -> None:
+        """Nothing is made any more."""
+        if self._writers is not None:
+            self._writers.close()
 
     def put(
         self, info: JobInfo, payloads: Sequence[Sequence[Piece]], size: int, is_revoked: Callable[[], bool]
@@ -66,9 +119,10 @@ class Files:
         """
         if info.blob_dir is None:
             return None
+        later = partial(self._write, size) if self._writers is not None and info.is_durable else None
         while True:
             try:
-                return self._spiller.put(info.blob_dir, payloads)
+                return self._spiller.put(info.blob_dir, payloads, later, info.is_durable)
             except StorageBlocked:
                 # The disk is full: the job is blocked, not failed. In the report the payloads show the supervisor,
                 # whose commit meets the same disk and says so; what is too much for that waits here.

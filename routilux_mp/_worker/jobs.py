@@ -20,11 +20,11 @@ from .._serialization.places import (
     emission_place,
     log_place,
     message_place,
-    output_place,
     slot_place,
     state_place,
 )  # fmt: skip
 from .._serialization.signing import Signer
+from ..context import Definitions, FlowReference
 from ..errors import CheckpointDamaged, EmissionNotSerializable, UnknownName
 from .batches import Item
 from .invoke import IMMEDIATE, Call, LogicCall, logic_call, map_keys, only_parameter, slot_call
@@ -32,6 +32,7 @@ from .notes import SHARED
 from .past import LogOnDisk
 from .spill import PayloadReader
 from .state import ActivationJobState, Key, Raw
+from .turns import outlets_of
 from .wire import JobInfo
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class JobHere:
         self._payloads = PayloadReader(info.blob_dir)
         self._parted: _Parted | None = None
         self.past = LogOnDisk(self)
+        numbers = {spec.routine_id: number for number, spec in enumerate(self.topology.routines)}
+        self.flow = FlowReference(info.flow_id, Definitions(numbers, lambda number: self.routine(number).object))
         self.update(info)
 
     def update(self, info: JobInfo) -> None:
@@ -112,33 +115,29 @@ class JobHere:
             raise CheckpointDamaged(f"the batch has {len(last.items)} items, {last.given} were asked for")
         return items
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The caller's own dictionary, as it was when the job began; a fresh copy at every call."""
+        return decode_value(self.info.metadata, None, b"metadata") if self.info.metadata else {}
+
     def encode_cursor(self, routine: RoutineHere, cursor: Any) -> bytes:
         """A cursor as bytes."""
-        return self._encode_at(cursor, routine.cursor_place, f"Routine '{routine.routine_id}', cursor")
+        return self.encode_at(cursor, routine.cursor_place, f"Routine '{routine.routine_id}', cursor")
 
     # -- the codec of the state (see ``state.ValueCodec``) ---------------------------------------
 
     def encode_state(self, scope: str, key: str, value: Any) -> bytes:
         """A value of the shared state as bytes."""
         where = f"state of routine '{scope}'" if scope else "shared data"
-        return self._encode_at(value, state_place(self.info.job_id, scope, key), f"{where}, key '{key}'")
+        return self.encode_at(value, state_place(self.info.job_id, scope, key), f"{where}, key '{key}'")
 
     def decode_state(self, scope: str, key: str, data: bytes) -> Any:
         """The value again."""
         return decode_value(data, self.signer, state_place(self.info.job_id, scope, key))
 
-    def encode_log(self, entry: Any) -> bytes:
-        """An entry of the shared log as bytes."""
-        return self._encode_at(entry, log_place(self.info.job_id), "shared log")
-
     def decode_log(self, data: bytes) -> Any:
         """The entry again."""
         return self.decode_at(data, log_place(self.info.job_id))
-
-    def encode_output(self, routine_id: str, output_type: str, data: Any) -> bytes:
-        """An output as bytes."""
-        place = output_place(self.info.job_id, routine_id, output_type)
-        return self._encode_at(data, place, f"output '{output_type}' of routine '{routine_id}'")
 
     def encode_deferred(self, routine_id: str, event: str, data: dict[str, Any]) -> bytes:
         """A deferred emission, as the batch of one that it will be.
@@ -152,7 +151,7 @@ class JobHere:
         if event not in self.topology.routines[number].events:
             raise UnknownName(f"Event '{event}' not found in routine '{routine_id}'")
         place = emission_place(self.info.job_id, routine_id, event)
-        return self._encode_at(data, place, f"Routine '{routine_id}', deferred event '{event}'")
+        return self.encode_at(data, place, f"Routine '{routine_id}', deferred event '{event}'")
 
     def decode_at(self, data: bytes, place: bytes) -> Any:
         """A value that belongs to a place."""
@@ -163,7 +162,8 @@ class JobHere:
         assert batch.data is not None, "records carry their data"
         return readable(decode_batch(self._payloads.open(batch.data), self.signer, place))
 
-    def _encode_at(self, value: Any, place: bytes, where: str) -> bytes:
+    def encode_at(self, value: Any, place: bytes, where: str) -> bytes:
+        """A value that belongs to a place as bytes; ``where`` says it to people."""
         try:
             data = encode_value(value, self.signer, place)
         except EmissionNotSerializable as error:
@@ -196,6 +196,7 @@ class RoutineHere:
         self.events = spec.events
         #: What it emits, until it is reported; there is always a first one.
         self.out: list[list[Item]] = [[] for _ in spec.events] or [[]]
+        self.outlets, self.turns = outlets_of(job.topology, job.topology.routines.index(spec), self.out)
         self.state = ActivationJobState(
             self._job_id, job.info.flow_id, spec.routine_id, job.state, job, job.is_contended, job.past
         )  # fmt: skip

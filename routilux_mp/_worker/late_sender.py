@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import time
 
-from .files import HandedBack
+from .files import Files, HandedBack
 from .transaction import Transaction
 
 
 class LateSender:
     """A thread that sends what is finished while a slow handler runs. Made when it is first needed."""
 
-    def __init__(self, transaction: Transaction) -> None:
+    def __init__(self, transaction: Transaction, files: Files) -> None:
         self._transaction = transaction
+        self._files = files
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
         self.is_awake = False
@@ -36,6 +37,7 @@ class LateSender:
             self._wanted.wait()
             self._wanted.clear()
             time.sleep(self._transaction.job.info.flush_ms / 1000)
+            self._files.settle()  # while the handler goes on
             self.is_awake = False  # before the look, so that whoever comes after it arms again
             try:
                 self._transaction.flush_finished()

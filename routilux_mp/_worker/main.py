@@ -26,7 +26,7 @@ from ..errors import BareYield
 from .asking import answers_of
 from .channel import Channel, SocketChannel
 from .failures import describe, reading
-from .files import HandedBack
+from .files import Files, HandedBack
 from .invoke import Call
 from .jobs import JobHere, RoutineHere, Routines
 from .late_sender import LateSender
@@ -57,8 +57,9 @@ class Worker:
         #: The last dispatch that was taken back by a message read so far (the page may know of later ones).
         self._taken_back = 0
         self.is_over = False
-        self.transaction = Transaction(self._send, page.numbers, self._wait_in_handler)
-        self._sender = LateSender(self.transaction)
+        self._files = Files(may_overlap=may_wait)
+        self.transaction = Transaction(self._send, page.numbers, self._wait_in_handler, self._files)
+        self._sender = LateSender(self.transaction, self._files)
         self._sender.is_awake = not may_wait  # one thread does everything in the caller's process
         self.transaction.wake_reporter = self._sender.wake
 
@@ -68,6 +69,7 @@ class Worker:
             while not self.queue and not self.is_over:
                 self.take_messages(wait=True)
             if not self.queue:
+                self._files.close()
                 return
             for _ in self.run_next():
                 self.take_messages(wait=True)
@@ -189,7 +191,7 @@ class Worker:
 
     def _run_items(self, call: Call, items: list[Any], seq: int, index: int) -> Generator[None, None, bool]:
         """The hot loop. Returns whether the next part may follow."""
-        transaction, numbers, sender = self.transaction, self._numbers, self._sender
+        transaction, numbers, sender, files = self.transaction, self._numbers, self._sender, self._files
         dispatch, clock = transaction.dispatch, time.monotonic_ns
         count = transaction.count
         succeed = transaction.succeed
@@ -232,7 +234,7 @@ class Worker:
                 transaction.attempt, transaction.resume_cursor, is_special = 1, None, False
             index += 1
             # The last one's report says that it is the last, and follows at once.
-            if is_due and index < count:
+            if is_due and index < count and not files.is_writing:
                 transaction.flush()
         return True
 

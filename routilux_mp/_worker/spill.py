@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 
 from .._serialization.packing import pack, unpack
 from ..errors import CheckpointDamaged
 
+#: Given the path of a file, and what is still to be done for it to be durable.
+Later = Callable[[str, Callable[[], None]], None]
 #: Of an encoded payload; what lies out of band is not copied before it is written.
 Piece = bytes | memoryview
 #: First byte of a reference. Encoded batches begin with their version, which is another one.
@@ -74,14 +76,19 @@ class PayloadReader:
 
 
 def describe_reference(data: bytes | memoryview) -> dict[str, object]:
-    """What the history shows in place of a payload in a blob: its file, size and checksum."""
+    """What the history shows in place of a payload in a blob: its file, size and checksum, if it has one."""
     name, _, checksum, _, length = unpack(data[1:])
-    return {"blob": name, "size_bytes": length, "blob_crc32": f"{checksum:08x}"}
+    return {"blob": name, "size_bytes": length} | ({"blob_crc32": f"{checksum:08x}"} if checksum else {})
 
 
 def referred_blob(data: bytes | memoryview) -> str | None:
     """The name of the blob a reference points into; None for a payload that is there."""
     return unpack(data[1:])[0] if is_reference(data) else None
+
+
+def referred_bytes(data: bytes | memoryview) -> int:
+    """The size of the payload that a reference stands for; 0 for one that is there."""
+    return int(unpack(data[1:])[4]) if is_reference(data) else 0
 
 
 class Spiller:
@@ -92,16 +99,22 @@ class Spiller:
         self._pid = 0
         self._numbers = count(1)
 
-    def put(self, blob_dir: str, payloads: Sequence[Sequence[Piece]]) -> tuple[str, list[bytes]]:
+    def put(
+        self, blob_dir: str, payloads: Sequence[Sequence[Piece]], later: Later | None = None, is_checked: bool = True
+    ) -> tuple[str, list[bytes]]:
         """Write the payloads, each in pieces, into one blob; its path and a reference to each payload.
+
+        ``later`` is given the path and what waits for the disk, if that is not to be done here. ``is_checked``: with a
+        checksum.
 
         Raises:
             StorageBlocked: nothing was written; try again.
         """
-        from .._storage.blobs import put_blob_file
+        from .._storage.blobs import begin_blob_file
 
         if self._pid != os.getpid():  # a forked worker must not use its sibling's names
-            self._pid, self._nonce = os.getpid(), os.urandom(8).hex()
+            # The pid is there for whoever finds the blob of a worker that died (`_storage.leftovers`).
+            self._pid, self._nonce = os.getpid(), f"{os.getpid()}.{os.urandom(8).hex()}"
         name = f"{self._nonce}-{next(self._numbers)}"
         chunks: list[Piece] = []
         places, end = [], 0
@@ -110,6 +123,11 @@ class Spiller:
             chunks += [bytes(gap), *payload]
             places.append((end + gap, size))
             end += gap + size
-        blob = put_blob_file(blob_dir, name, chunks)
+        blob, make_durable = begin_blob_file(blob_dir, name, chunks, is_checked=is_checked)
         references = [REFERENCE + pack((blob.name, blob.size_bytes, blob.crc32, *place)) for place in places]
-        return f"{blob_dir}/{name}", references
+        path = f"{blob_dir}/{name}"
+        if later is None:
+            make_durable()
+        else:
+            later(path, make_durable)
+        return path, references

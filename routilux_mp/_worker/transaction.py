@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._core.batch import Batch
-from .._core.stimuli import Completion, Emit, Failure, StateOp
+from .._core.stimuli import Completion, Failure, StateOp
 from .._serialization.items import ATOMS, PLAIN, WHOLE, encode_item, is_simple, simple_packer
 from ..errors import EmissionNotSerializable, KeyUnavailable
 from .batches import Item, assemble, count_of, size_of
@@ -31,6 +31,7 @@ from .uncommitted import Uncommitted
 
 if TYPE_CHECKING:
     from .jobs import JobHere, RoutineHere
+    from .turns import Outlets
 
 _NEVER = 1 << 63
 #: Reports with a cursor that may be unanswered before a generator waits.
@@ -41,8 +42,9 @@ class Transaction:
     """The :class:`~routilux_mp.context.Activation` of one worker; the same object for all it runs."""
 
     def __init__(
-        self, send: Callable[[str, Completion], None], numbers: memoryview, wait_for_answers: Callable[[], None]
-    ) -> None:
+        self, send: Callable[[str, Completion], None], numbers: memoryview, wait_for_answers: Callable[[], None],
+        files: Files | None = None,
+    ) -> None:  # fmt: skip
         self._send = send
         self._numbers = numbers
         self._wait_for_answers = wait_for_answers
@@ -52,7 +54,7 @@ class Transaction:
         self.is_claimed = False  # by the second thread
         self.is_in_handler = False
         self._pack = simple_packer()
-        self._files = Files()
+        self._files = files or Files()
         # -- the dispatch --
         self.job: JobHere
         self.routine: RoutineHere
@@ -62,7 +64,7 @@ class Transaction:
         self._first: list[Item] = []
         self._others: list[list[Item]] = []
         self.marks: list[int] = []  # what stands before is committed, as far as this worker can say; per event
-        self._out_of: dict[str, list[Item]] = {}  # the same lists by name
+        self._out_of: Outlets = {}  # the same lists by name
         self._is_mixed = False  # there is more in them than plain bytes
         self.done = 0  # activations returned since the last report
         self.size = 0  # bytes in ``out``, about
@@ -97,9 +99,9 @@ class Transaction:
         return self.routine.state
 
     @property
-    def flow_id(self) -> str:
+    def flow(self) -> Any:
         """The flow of the job."""
-        return self.job.info.flow_id
+        return self.job.flow
 
     @property
     def routine_id(self) -> str:
@@ -154,7 +156,7 @@ class Transaction:
         """Begin a dispatch of ``count`` activations."""
         self.job, self.routine, self.dispatch, self.count = job, routine, dispatch, count
         if self.out is not routine.out:
-            self.out, self._out_of = routine.out, dict(zip(routine.events, routine.out))
+            self.out, self._out_of = routine.out, routine.outlets
             self._first, self._others = routine.out[0], routine.out[1:]
         self.discard()
         self._poison = None
@@ -185,30 +187,27 @@ class Transaction:
         if self.deadline_ns == _NEVER:
             # The first in a while goes at once; those that follow it closely go together.
             self.deadline_ns = max(now, self._reported_ns + self.job.flush_ns)
-        if now >= self.deadline_ns or sum(self.marks) >= self._count_max:
+        if (now >= self.deadline_ns or sum(self.marks) >= self._count_max) and not self._files.is_writing:
             self.flush()
         self._numbers[START_NS] = now
 
     def rollback(self) -> None:
         """The running activation leaves no trace."""
         self._cut()
+        self.routine.turns.rollback()
         self.size = size_of(self.out)
         self.routine.rollback()
-        self._poison = None
+        self._poison, self._outputs = None, []
         self._files.undo()
-        self._outputs = []
         self._is_special = self._cursor is not None
 
     def flush(self, *, is_last: bool = False, failure: Failure | None = None) -> None:
-        """Report everything that is finished. Nothing runs meanwhile, so no time-out can strike.
-
-        A failure that cannot even be reported (no memory is left) must not be nobody's: it is charged as a crash.
-        """
+        """Report everything that is finished. Nothing runs meanwhile, so no time-out can strike."""
         if not self.is_in_handler and failure is None:
             self._numbers[INDEX] = IDLE
         if is_last or self.done or self._cursor is not None:
             self._report(is_last, failure)
-        if failure is not None:
+        if failure is not None:  # one that cannot be reported, for want of memory, is charged as a crash
             self._numbers[INDEX] = IDLE
 
     def abandon(self) -> None:
@@ -221,6 +220,7 @@ class Transaction:
         """Forget everything that is not reported, finished or not."""
         for items in self.out:
             items.clear()
+        self.routine.turns.clear()
         self._forget_reported()
 
     def resume(self, index: int) -> None:
@@ -298,6 +298,8 @@ class Transaction:
         """The changes of the running activation become part of the next report."""
         if self._poison is not None:
             raise self._poison  # the handler may have caught it, but its emission is missing
+        if self._files.are_there and time.monotonic_ns() >= self.deadline_ns:
+            self.flush()  # what finished earlier goes while the latest is on its way to the disk
         if self.routine.state.is_touched or self.routine.fields or self._outputs:
             self._take_state()
         self._files.finish()
@@ -328,7 +330,7 @@ class Transaction:
             if self.done or self._cursor is not None:
                 self._report(False, None)
             if self.size >= info.payload_inline_bytes_max and info.blob_dir is not None:
-                emits = self._assemble(self._cut())
+                emits = assemble(self._cut(), self._is_mixed, info)
                 path = self._files.spill(info, [e.batch for e in emits], 0, self.size, lambda: self.is_revoked)
                 if path is not None:
                     self._files.add(path)
@@ -349,28 +351,30 @@ class Transaction:
         self._uncommitted.look(self.routine.routine_id, emitted, elapsed_ns)
 
     def _report(self, is_last: bool, failure: Failure | None) -> None:
-        now = time.monotonic_ns()
-        info = self.job.info
-        emits = tuple(self._assemble([items[:mark] for items, mark in zip(self.out, self.marks, strict=True)]))
+        now, info = time.monotonic_ns(), self.job.info
+        until = self._numbers[START_NS] if self.is_in_handler else now  # what runs still is not the finished ones' time
+        finished = [items[:mark] for items, mark in zip(self.out, self.marks, strict=True)]
+        emits, order = self.routine.turns.assemble(finished, self._is_mixed, info)
         if self.size > info.payload_inline_bytes_max:
             batches, bytes_max = [e.batch for e in emits], info.payload_inline_bytes_max
             self._files.spill(info, batches, bytes_max, self.size, lambda: self.is_revoked)
         completion = Completion(
             self.dispatch, self.done, emits, tuple(self._ops), self._reads, self._cursor, failure, is_last,
-            now - self._busy_since_ns if self.done or failure is not None else 0,
+            until - self._busy_since_ns if self.done or failure is not None else 0, (), order,
         )  # fmt: skip
         if self._cursor is not None:
             self.unanswered += 1
         self._forget_reported()
         self._files.give_away()
-        self._busy_since_ns = self._reported_ns = now
-        self._send(self.job.info.job_id, completion)
+        self._busy_since_ns, self._reported_ns = until, now
+        self._send(info.job_id, completion)
 
     def _mark(self) -> None:
         """All that was emitted up to here is committed."""
         self.marks[0] = len(self._first)
         if self._others:
             self.marks[1:] = map(len, self._others)
+            self.routine.turns.mark()
 
     def _cut(self) -> list[list[Item]]:
         """Take out what the running activation has emitted."""
@@ -379,13 +383,10 @@ class Transaction:
             del items[mark:]
         return mine
 
-    def _assemble(self, out: list[list[Item]]) -> list[Emit]:
-        info = self.job.info
-        return assemble(out, is_mixed=self._is_mixed, count_max=info.batch_count_max, bytes_max=info.batch_bytes_max)
-
     def _forget_reported(self) -> None:
         for items, mark in zip(self.out, self.marks):
             del items[:mark]  # in place: the handler may be appending to it in the main thread
+        self.routine.turns.forget()
         self.marks = [0] * len(self.out)
         self.done = 0
         self.size = size_of(self.out)

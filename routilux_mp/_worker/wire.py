@@ -37,6 +37,7 @@ class JobInfo(NamedTuple):
     payload_inline_bytes_max: int = 256 * 1024
     value_bytes_max: int = 32 * 1024 * 1024
     is_durable: bool = True  # what goes to ``blob_dir`` is kept; else it may travel inline when there is no room
+    metadata: bytes = b""  # the caller's own dictionary, encoded
 
 
 class Forget(NamedTuple):
@@ -172,15 +173,15 @@ def _work_from_plain(rest: list[Any]) -> Work:
 
 def _completion_to_plain(c: Completion) -> tuple[Any, ...]:
     emits = [(e.event, e.batch.count, e.batch.data) for e in c.emits]
-    return (c.dispatch, c.done, emits, c.ops, c.reads, c.cursor, c.failure, c.is_last, c.busy_ns, c.answers)
+    return (c.dispatch, c.done, emits, c.ops, c.reads, c.cursor, c.failure, c.is_last, c.busy_ns, c.answers, c.order)
 
 
 def _completion_from_plain(rest: list[Any]) -> Completion:
-    dispatch, done, emits, ops, reads, cursor, failure, is_last, busy_ns, answers = rest
+    dispatch, done, emits, ops, reads, cursor, failure, is_last, busy_ns, answers, order = rest
     return Completion(
         dispatch, done,
         tuple([Emit(event, Batch(count, data)) for event, count, data in emits]),
         tuple([StateOp(*op) for op in ops]),
         reads, cursor, None if failure is None else Failure(*failure), is_last, busy_ns,
-        tuple([Answer(*answer) for answer in answers]),
+        tuple([Answer(*answer) for answer in answers]), order,
     )  # fmt: skip

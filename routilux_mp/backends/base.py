@@ -41,6 +41,7 @@ class Code(NamedTuple):
     bundle: bytes | None  # packed by _serialization.code; None for inline
     routines: Mapping[str, Any] | None = None  # the caller's own Routine objects, by id (inline uses them)
     environment: Mapping[str, Any] = {}  # sys_path: list[str], cwd: str, argv: list[str] for the fresh process
+    wants_sources: bool = False  # whoever loads it is to say what its modules hold now
 
 
 class Exit(NamedTuple):
@@ -107,6 +108,7 @@ class CodeReady(NamedTuple):
     """The code is loaded; workers of it can start."""
 
     code_id: str
+    sources: bytes = b""  # as they were found when it was loaded; empty: nobody wanted them
 
 
 class CodeRefused(NamedTuple):
@@ -128,6 +130,9 @@ class Backend(Protocol):
 
     def load(self, code: Code) -> None:
         """Make the code known; answered by :class:`CodeReady` or :class:`CodeRefused`."""
+
+    def unload(self, code_id: str) -> None:
+        """Forget the code: no worker of it is there, and none is started before it is loaded again."""
 
     def start(self, worker: int, code_id: str) -> None:
         """Start a worker under a number never used before; answered by :class:`Started` or :class:`Died`."""

@@ -24,6 +24,8 @@ from .._worker.wire import Reported, Task, plain_state
 from ..errors import BackendError
 from .base import Code, CodeReady, CodeRefused, Died, Event, Exit, Message, Report, Started
 
+_SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none; nothing is sent here, only said
+
 
 class _Channel:
     """What connects a worker with the backend: two queues."""
@@ -106,6 +108,10 @@ class InlineBackend:
             return
         self._routines[code.code_id] = code.routines
         self._events.append(CodeReady(code.code_id))
+
+    def unload(self, code_id: str) -> None:
+        """See :meth:`~routilux_mp.backends.base.Backend.unload`."""
+        self._routines.pop(code_id, None)
 
     def start(self, worker: int, code_id: str) -> None:
         """Make a worker."""
@@ -196,7 +202,7 @@ class InlineBackend:
         """Drop the worker with everything it has; a handler that runs is not interrupted."""
         found = self._workers.get(worker)
         if found is not None:
-            self._remove(found, Exit(os.getpid(), None, signal.SIGKILL, is_blameless=True, detail="dropped"))
+            self._remove(found, Exit(os.getpid(), None, _SIGKILL, is_blameless=True, detail="dropped"))
 
     def stop(self, worker: int) -> None:
         """Drop the worker when it has done everything sent to it."""

@@ -92,6 +92,13 @@ class LocalBackend:
         self._codes[code.code_id] = code
         self._load(code)
 
+    def unload(self, code_id: str) -> None:
+        """Have the nursery forget the code."""
+        if self._codes.pop(code_id, None) is not None and code_id not in self._loading:
+            self._loads.pop(code_id, None)
+            self._announced.discard(code_id)
+            self._tell_nursery("unload", code_id)
+
     def start(self, worker: int, code_id: str) -> None:
         """Have the nursery fork a worker; messages may be sent at once."""
         self.prepare()
@@ -212,7 +219,7 @@ class LocalBackend:
                     self._code_answered(arguments[0])
                     if arguments[0] not in self._announced:
                         self._announced.add(arguments[0])
-                        self._events.append(CodeReady(arguments[0]))
+                        self._events.append(CodeReady(*arguments))
                 case "refused":
                     self._code_answered(arguments[0])
                     self._codes.pop(arguments[0], None)
@@ -282,7 +289,7 @@ class LocalBackend:
     def _load(self, code: Code) -> None:
         self._loading.append(code.code_id)
         self._loads[code.code_id] = self._loads.get(code.code_id, 0) + 1
-        self._tell_nursery("load", code.code_id, code.bundle, dict(code.environment))
+        self._tell_nursery("load", code.code_id, code.bundle, dict(code.environment), code.wants_sources)
 
     def _code_answered(self, code_id: str) -> None:
         self._loads[code_id] = 0

@@ -117,6 +117,8 @@ class _Nursery:
             match order:
                 case "load":
                     self._load(*arguments)
+                case "unload":
+                    self._unload(*arguments)
                 case "start":
                     worker, code_id = arguments
                     self._start(worker, code_id, self._fds.popleft(), self._fds.popleft())
@@ -130,7 +132,7 @@ class _Nursery:
         except OSError:
             self._end()
 
-    def _load(self, code_id: str, bundle: bytes, environment: dict[str, Any]) -> None:
+    def _load(self, code_id: str, bundle: bytes, environment: dict[str, Any], wants_sources: bool) -> None:
         """Load the code and make each routine once: what would fail in a worker fails here, at submit."""
         from .._serialization.code import load_code
 
@@ -139,8 +141,11 @@ class _Nursery:
         try:
             _take_environment(environment)
             code = load_code(bundle)
+            routines = {}
             for routine_id in code.routine_ids:
-                code.routine(routine_id)
+                routines[routine_id] = code.routine(routine_id)
+            sources = _sources_of(routines) if wants_sources else b""
+            del routines
         except BaseException as error:  # the user's modules and classes may raise anything
             lines = "".join(traceback.format_exception(error))
             self._tell("refused", code_id, f"{type(error).__name__}: {error}\n{lines}", routine_id)
@@ -150,7 +155,19 @@ class _Nursery:
         self._codes[code_id] = _Loaded(code, environment, dict(vars(sys.modules["__main__"])))
         gc.collect()
         gc.freeze()  # a collection in a worker would touch, and so copy, every page of it
-        self._tell("ready", code_id)
+        self._tell("ready", code_id, sources)
+
+    def _unload(self, code_id: str) -> None:
+        """Forget the code; what was frozen with it can be collected for once."""
+        from .._serialization import shipped
+
+        loaded = self._codes.pop(code_id, None)
+        if loaded is not None and all(c.code.shared_digest != loaded.code.shared_digest for c in self._codes.values()):
+            shipped.leave(loaded.code.shared_digest)
+        del loaded
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
     def _die_on_hangup(self, is_on: bool) -> None:
         """Be killed by the kernel if the supervisor dies while the user's imports keep us from looking."""
@@ -287,6 +304,12 @@ class _Memory:
         except OSError:
             return total
         return min(total, int(text)) if text.isdigit() else total
+
+
+def _sources_of(routines: dict[str, object]) -> bytes:
+    from .._serialization.sources import pack_sources
+
+    return pack_sources(routines, is_loaded=True)
 
 
 def _take_environment(environment: dict[str, Any]) -> None:

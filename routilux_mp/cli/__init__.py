@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BackendError, LeaseError, RoutiluxError, StorageError
-from ..settings import Settings
+from ..settings import ON_CODE_CHANGE, Settings
 
 OK, FAILED, WRONG, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("job", metavar="DIR", help="the job's directory, or its id below --dir")
     resume.add_argument("--flow", metavar="FLOW", help="take the code from here, not from the checkpoint")
     resume.add_argument("-w", "--workers", type=int, metavar="N", help="worker processes at most (default: the cores)")
+    resume.add_argument("--on-code-change", choices=ON_CODE_CHANGE, help="if code of unfinished work has changed")
     resume.add_argument("--takeover", action="store_true", help="also from a living owner, which is asked to yield it")
+    resume.add_argument("--wait", type=float, default=30.0, metavar="S", help="for its owner, seconds (%(default)g)")
     _watched(resume)
     resume.set_defaults(run=_resume)
 
@@ -119,6 +121,7 @@ def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     show = commands.add_parser("show", help="one job: stages, failures, dead letters", description=_show.__doc__)
     show.add_argument("job", metavar="JOB", help="the job's directory, or its id below --dir")
+    show.add_argument("activation", nargs="?", metavar="ACTIVATION", help="routine/number: its attempts and tracebacks")
     _directory(show)
     show.add_argument("--json", action="store_true", help="as a JSON document")
     show.set_defaults(run=_show)
@@ -190,7 +193,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    """Go on with a job whose owner is gone, or that was paused or interrupted."""
+    """Go on with a job that was paused or interrupted, or whose owner is gone. Where its owner lives and
+    has paused it, that is asked to go on with it, and this command ends.
+    """
     from .running import resume
 
     return resume(options)
@@ -204,7 +209,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    """One job, folded from its log: how far each routine is, what failed, what to do next."""
+    """One job, folded from its log: how far each routine is, what failed, what to do next; or one activation of it."""
     from .reading import show
 
     return show(options)

@@ -1,4 +1,7 @@
-"""``pause``, ``cancel``, ``retry``, ``skip``: what one asks of a job that another process runs, here or elsewhere."""
+"""``pause``, ``cancel``, ``retry``, ``skip``: what one asks of a job that another process runs, here or elsewhere.
+
+And ``resume``, where that process lives: then it is the one that goes on.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,26 @@ import time
 from .._storage.control import Answer
 from .._storage.store import Store
 from .._supervisor import remote
-from ..errors import StorageError
+from ..errors import JobOwned, StorageError
 from ..settings import Settings
 from . import FAILED, OK, STOPPED, job_directory
 
 _LOOK_S = 0.05
+#: request -> the status that it leads to
+_LEADS_TO = {"pause": "paused", "cancel": "cancelled", "resume": "running"}
 
 
-def ask(options: argparse.Namespace, kind: str, **arguments: object) -> int:
-    """Ask the owner, wait for its answer, say what came of it."""
+def resume_elsewhere(options: argparse.Namespace, owned: JobOwned) -> int:
+    """Ask the owner, which lives, to go on with a paused job.
+
+    Raises:
+        JobOwned: the job is not paused.
+    """
+    return ask(options, "resume", owned=owned)
+
+
+def ask(options: argparse.Namespace, kind: str, owned: JobOwned | None = None, **arguments: object) -> int:
+    """Ask the owner, wait for its answer, say what came of it; ``owned``: raised when it refuses."""
     root, job_id = job_directory(options)
     settings = Settings.load(checkpoint_dir=root)
     with Store(settings.checkpoint_dir, settings) as store:
@@ -26,8 +40,10 @@ def ask(options: argparse.Namespace, kind: str, **arguments: object) -> int:
         request_id = remote.send(store, job_id, kind, given)
         answer = remote.wait_answer(store, job_id, request_id, options.wait)
         status = ""
-        if answer is not None and answer.is_accepted and kind in ("pause", "cancel"):
-            status = _reached(store, job_id, "paused" if kind == "pause" else "cancelled", options.wait)
+        if answer is not None and answer.is_accepted and kind in _LEADS_TO:
+            status = _reached(store, job_id, _LEADS_TO[kind], options.wait)
+    if owned is not None and answer is not None and not answer.is_accepted:
+        raise owned
     return _say(options, kind, job_id, request_id, answer, status)
 
 

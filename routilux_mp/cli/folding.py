@@ -16,8 +16,9 @@ from .._storage.replay import JobLog
 from .._storage.store import Store
 from .._supervisor.recovery import fold as fold_log
 from .._supervisor.recovery import new_job
-from ..errors import RoutiluxError
+from ..errors import NeverBegan, RoutiluxError
 from ..settings import Settings
+from .activation import Attempt, newest_failures
 from .jobs import owner_state
 
 
@@ -46,6 +47,8 @@ class Folded:
     path: str
     routines: tuple[RoutineLine, ...]
     dead_letters: tuple[str, ...]
+    #: Attempts that failed, the newest last.
+    failures: tuple[Attempt, ...]
     is_resumable: bool
 
     def to_document(self) -> dict[str, Any]:
@@ -62,6 +65,8 @@ class Report:
     commits: int = 0
     records: int = 0
     troubles: list[str] = field(default_factory=list)
+    #: What is no trouble and should be known.
+    remark: str = ""
 
     def to_document(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -78,7 +83,8 @@ def fold(root: str, job_id: str) -> Folded:
     settings = Settings.load(checkpoint_dir=root)
     with Store(root, settings) as store:
         log = store.read(job_id)
-        view = view_of(fold_log(log, settings), 0)
+        job = fold_log(log, settings)
+        view, failures = view_of(job, 0), newest_failures(job, log)
         path = store.view_paths(job_id).job
     owner = _owner(log)
     return Folded(
@@ -95,6 +101,7 @@ def fold(root: str, job_id: str) -> Folded:
             f"{list(view.progress)[letter.routine]}/{letter.seq}: {letter.failure.type_name}: {letter.failure.message}"
             for letter in view.dead_letters
         ),
+        failures=tuple(failures),
         is_resumable=not view.is_terminal and not owner.startswith("live"),
     )
 
@@ -121,6 +128,9 @@ def check(root: str, job_id: str) -> Report:
         whole = _fold_from_beginning(log, settings, report)
         try:
             recovered = fold_log(log, settings)
+        except NeverBegan as error:
+            report.remark = str(error)
+            return report
         except RoutiluxError as error:
             report.troubles.append(str(error))
             return report

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from .._storage import frames
-from .._storage.files import RealFiles
+from .._storage.files import FileSystem
 from .._storage.layout import (
     COMMIT_FILE_BYTES_MAX,
     EPOCHS,
@@ -29,10 +29,14 @@ from .._storage.layout import (
 )
 from .._storage.lease import Sign, read_signs
 from .._storage.owner import OwnerInfo, start_ticks, this_process
+from .._storage.path_files import system_files
 from .._storage.views import unwrap
-from ..errors import RoutiluxError, StorageError
+from ..errors import NeverBegan, RoutiluxError, StorageError
+from ..settings import Settings
 
 _ENDED = frozenset({"completed", "failed", "cancelled"})
+#: Made, and nothing of it is on record: just now, while the disk is full, or for ever.
+_PENDING = "pending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,16 @@ class ListedJob:
     @property
     def is_orphan(self) -> bool:
         """Whether it wants to be resumed: unfinished and nobody runs it."""
-        return self.status not in _ENDED and self.status != "paused" and self.owner in ("gone", "none")
+        return self.status not in (*_ENDED, "paused", _PENDING) and self.owner in ("gone", "none")
+
+    @property
+    def has_never_begun(self) -> bool:
+        """Whether its maker ended before anything of it was written: there is nothing to resume."""
+        return self.status == _PENDING and self.owner in ("gone", "none")
 
     def to_document(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {**asdict(self), "is_orphan": self.is_orphan}
+        return {**asdict(self), "is_orphan": self.is_orphan, "has_never_begun": self.has_never_begun}
 
 
 def list_jobs(root: str) -> list[ListedJob]:
@@ -73,7 +82,7 @@ def list_jobs(root: str) -> list[ListedJob]:
     Raises:
         StorageError: the root cannot be read.
     """
-    files = RealFiles()
+    files = system_files(group_shared=Settings.load().group_shared)
     try:
         at = files.open_root(root, create=False)
     except OSError as error:
@@ -99,7 +108,7 @@ def read_job(path: str) -> ListedJob:
     raise StorageError(f"{path} is not a job's directory; `routilux-mp status {root}` lists those there are")
 
 
-def _entries(files: RealFiles, at: int) -> Iterator[Any]:
+def _entries(files: FileSystem, at: int) -> Iterator[Any]:
     for entry in files.entries(at):
         if entry.is_dir and is_job_id(entry.name):
             yield entry
@@ -108,7 +117,7 @@ def _entries(files: RealFiles, at: int) -> Iterator[Any]:
 class _Reader:
     """Reads what one line needs of one job."""
 
-    def __init__(self, files: RealFiles, root: int, root_path: str, job_id: str, mtime_ns: int) -> None:
+    def __init__(self, files: FileSystem, root: int, root_path: str, job_id: str, mtime_ns: int) -> None:
         self._files, self._root, self._job_id = files, root, job_id
         self._root_path, self._path = root_path, os.path.join(root_path, job_id)
         self._mtime_ns = mtime_ns
@@ -169,6 +178,8 @@ class _Reader:
 
         try:
             view = view_of_job(self._root_path, self._job_id)
+        except NeverBegan:
+            return {"status": _PENDING}
         except RoutiluxError as error:
             self._trouble.append(str(error))
             return {}

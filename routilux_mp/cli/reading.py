@@ -6,9 +6,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..settings import Settings
 from . import FAILED, OK, checkpoint_root, job_directory
 from .jobs import ListedJob, list_jobs, read_job
+
+if TYPE_CHECKING:
+    from .activation import Attempt
 
 
 def status(options: argparse.Namespace) -> int:
@@ -27,6 +32,8 @@ def status(options: argparse.Namespace) -> int:
                 print(f"! {job.job_id}: {job.trouble}")
             elif job.blocked:
                 print(f"! {job.job_id} is blocked: {job.blocked}")
+            elif job.has_never_begun:
+                print(f"! {job.job_id} never began: start it again; {job.path} can be deleted")
             elif job.is_orphan:
                 print(f"! {job.job_id} is unfinished and nobody runs it:  routilux-mp resume {job.path}")
     return OK
@@ -42,6 +49,8 @@ def show(options: argparse.Namespace) -> int:
     """One job, folded from its log."""
     from .folding import Folded, fold
 
+    if options.activation:
+        return _show_activation(options)
     folded: Folded = fold(*job_directory(options))
     if options.json:
         print(json.dumps(folded.to_document(), indent=2, default=str))
@@ -56,19 +65,65 @@ def show(options: argparse.Namespace) -> int:
     _print_table(rows)
     for letter in folded.dead_letters:
         print(f"! dead letter {letter}")
+    if folded.failures:
+        print("\nnewest failures")
+    for failure in folded.failures:
+        print(f"  {failure.time[:19].replace('T', ' ')}  {_headline(failure)}")
+    if folded.failures:
+        print(f"look:      routilux-mp show {folded.path} {folded.failures[-1].activation}")
     if folded.is_resumable:
         print(f"\ncontinue:  routilux-mp resume {folded.path}")
     return OK
 
 
 def results(options: argparse.Namespace) -> int:
-    """What a job has given out, a line each; what JSON has no word for is shown as text."""
-    from ..remote import results as results_of
+    """What a job has given out, a line each; what JSON has no word for is shown as text, objects as signed text."""
+    from .._serialization.signing import Signer
+    from .._storage.store import Store
+    from .._supervisor.onlooker import Onlooker
 
     root, job_id = job_directory(options)
-    for value in results_of(job_id, options.routine, options.event, root=root, follow=options.follow):
-        print(json.dumps(value, default=repr), flush=options.follow)
+    settings = Settings.load(checkpoint_dir=root)
+    signer = Signer.from_settings(settings).that_opens_nothing()
+    with Store(settings.checkpoint_dir, settings) as store:
+        onlooker = Onlooker(store, settings, signer, job_id)
+        for value in onlooker.results(options.routine, options.event, is_following=options.follow):
+            print(json.dumps(value, default=_as_text), flush=options.follow)
     return OK
+
+
+def _as_text(value: object) -> object:
+    from .._serialization.json_values import to_json
+    from .._serialization.sealed import Sealed
+
+    return to_json(value) if isinstance(value, Sealed) else repr(value)
+
+
+def _show_activation(options: argparse.Namespace) -> int:
+    """Its attempts with their tracebacks, and what can be done."""
+    from .activation import activation
+
+    shown = activation(*job_directory(options), options.activation)
+    if options.json:
+        print(json.dumps(shown.to_document(), indent=2))
+        return OK
+    print(f"{shown.activation} of job {shown.job_id}: {shown.stands}")
+    if shown.input:
+        print(f"input      {shown.input}")
+    if not shown.attempts:
+        print("no attempt of it failed")
+    for failure in shown.attempts:
+        print(f"\n{failure.time[:19].replace('T', ' ')}  {_headline(failure)}")
+        if failure.traceback:
+            print("    " + failure.traceback.rstrip().replace("\n", "\n    "))
+    if shown.next:
+        print("\nnext:      " + "\n           ".join(shown.next))
+    return OK
+
+
+def _headline(failure: Attempt) -> str:
+    first = failure.message.partition("\n")[0]
+    return f"{failure.activation}, attempt {failure.attempt}: {failure.error_type}: {first} ({failure.follows})"
 
 
 def fsck(options: argparse.Namespace) -> int:
@@ -82,7 +137,7 @@ def fsck(options: argparse.Namespace) -> int:
         print(f"{report.path}: {report.commits:,} commits in {report.epochs} epochs, {report.records:,} records")
         for trouble in report.troubles:
             print(f"! {trouble}")
-        print("nothing was changed" if report.troubles else "all well")
+        print("nothing was changed" if report.troubles else report.remark or "all well")
     return FAILED if report.troubles else OK
 
 

@@ -18,9 +18,16 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from .._resuming import go_on_by_id
+from .._starting import start_compiled
+from .._storage.store import Store
+from .._supervisor.compiled import CompiledFlow
+from ..errors import JobOwned
 from ..flow import Flow
 from ..runtime import Runtime
 from . import FAILED, INTERRUPTED, OK, STOPPED, checkpoint_root, job_directory
+from .apart import LoadedApart, load_apart, plan_apart
+from .control import resume_elsewhere
 from .progress import Board, Stage, board_for
 from .target import load_flow, parse_params
 
@@ -32,24 +39,50 @@ _POLL_S = 0.05
 
 def run(options: argparse.Namespace) -> int:
     """Run a flow to its end, or to an interruption."""
-    flow = load_flow(options.flow)
     params = parse_params(options.param)
     if options.dry_run:
-        return _print_plan(flow, params)
+        return _print_plan(options.flow, params)
     runtime = _runtime(options, checkpoint_root(options))
+    flow = _load(options.flow, runtime)
     with Interrupts() as interrupts:
-        state = runtime.exec(flow, entry_params=params, settle_s=0)
+        if isinstance(flow, Flow):
+            state = runtime.exec(flow, entry_params=params, settle_s=0)
+        else:
+            state = start_compiled(runtime, flow.compiled, params, flow.timeout_s)
         return _follow(runtime, state, options, interrupts)
 
 
 def resume(options: argparse.Namespace) -> int:
-    """Go on with a job to its end, or to an interruption."""
+    """Go on with a job to its end, or to an interruption; where its owner lives, ask that to go on."""
     root, job_id = job_directory(options)
-    flow = load_flow(options.flow) if options.flow else None
     runtime = _runtime(options, root)
+    flow = _flow_to_resume(options, runtime, root, job_id)
     with Interrupts() as interrupts:
-        state = runtime.resume_job(job_id, flow, takeover=options.takeover)
+        try:
+            state = go_on_by_id(runtime, job_id, flow, options.takeover, options.on_code_change)
+        except JobOwned as owned:
+            if flow is not None:
+                raise  # its owner has code of its own
+            runtime.shutdown(wait=False)
+            return resume_elsewhere(options, owned)
         return _follow(runtime, state, options, interrupts)
+
+
+def _load(target: str, runtime: Runtime) -> Flow | LoadedApart:
+    """The flow; itself only where its routines are to run in this very process."""
+    return load_flow(target) if runtime.settings.backend == "inline" else load_apart(target)
+
+
+def _flow_to_resume(
+    options: argparse.Namespace, runtime: Runtime, root: str, job_id: str
+) -> Flow | CompiledFlow | None:
+    if not options.flow:
+        return None
+    with Store(root, runtime.settings) as store:
+        if store.has_only_views(job_id):
+            return load_flow(options.flow)  # its objects are in a document, and are opened when that is read
+    flow = _load(options.flow, runtime)
+    return flow if isinstance(flow, Flow) else flow.compiled
 
 
 class Interrupts:
@@ -138,16 +171,10 @@ def _answer(state: JobState, folder: Path, options: argparse.Namespace, seconds:
     return STOPPED if status == "paused" else INTERRUPTED
 
 
-def _print_plan(flow: Flow, params: dict[str, Any]) -> int:
-    print(f"flow {flow.flow_id}")
-    for routine_id, routine in flow.routines.items():
-        slots = ", ".join(routine._slots) or "-"
-        events = ", ".join(routine._events) or "-"
-        print(f"  {routine_id}  ({type(routine).__name__})  slots: {slots}  events: {events}")
-    for connection in flow.connections:
-        print(f"  {connection}")
+def _print_plan(target: str, params: dict[str, Any]) -> int:
+    lines, problems = plan_apart(target)
+    print("\n".join(lines))
     print(f"entry parameters: {params}")
-    problems = flow.validate()
     for problem in problems:
         print(f"! {problem}", file=sys.stderr)
     return FAILED if problems else OK

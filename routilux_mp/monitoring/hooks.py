@@ -19,10 +19,13 @@ class ExecutionHooks:
         """The job has ended as ``completed``, ``failed`` or ``cancelled``."""
 
     def on_routine_start(self, routine_id: str, job_state: Any) -> None:
-        """The entry routine has begun."""
+        """A routine has begun: the entry when it is dispatched, any other when it is durable that it has run."""
 
     def on_routine_end(self, routine_id: str, job_state: Any, status: str, error: str | None = None) -> None:
-        """The entry routine has returned (``completed``), or an attempt of any routine has failed (``failed``)."""
+        """A routine has returned (``completed``), or an attempt has failed (``failed``).
+
+        Activations that were committed together are told together: all begin, what they emitted, all end.
+        """
 
     def on_event_emit(self, routine_id: str, event_name: str, data: dict[str, Any], job_state: Any) -> None:
         """A routine has emitted."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,9 +57,19 @@ class Process:
 class Cluster:
     """Everything that a test starts; nothing of it is left when the block is over."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mounts: Mapping[str, Path] | None = None,
+        under: Sequence[str] = (),
+        **settings: object,
+    ) -> None:
+        """``mounts``: host -> where it sees the root; "" is this one. ``under``: a program that runs all others."""
         self.folder = folder
-        self.root = folder / "checkpoints"
+        self.mounts = mounts or {}
+        self._under = under
+        self.root = self.root_of("")
         self.log = folder / "log"
         self.log.mkdir()
         (folder / "failover_flow.py").write_text(FLOW)
@@ -84,13 +94,16 @@ class Cluster:
 
     # -- starting -------------------------------------------------------------------------------
 
+    def root_of(self, host: str) -> Path:
+        return self.mounts.get(host, self.folder / "checkpoints")
+
     def owner(self, n: int, *, host: str = "", **params: object) -> Process:
         given = {"n": n, "log": str(self.log), **params}
         pairs = [word for name, value in given.items() for word in ("-p", f"{name}={value}")]
-        return self.start("run", "failover_flow.py", *pairs, "--plain", "--dir", str(self.root), host=host)
+        return self.start("run", "failover_flow.py", *pairs, "--plain", "--dir", str(self.root_of(host)), host=host)
 
     def standby(self, *options: str, host: str = "", **environment: str) -> Process:
-        process = self.start("standby", str(self.root), *options, host=host, **environment)
+        process = self.start("standby", str(self.root_of(host)), *options, host=host, **environment)
         eventually(lambda: "watching" in process.said(), "the standby watches", process)
         return process
 
@@ -103,7 +116,7 @@ class Cluster:
         path = self.folder / f"said-{len(self._processes)}.txt"
         with path.open("wb") as said:
             popen = subprocess.Popen(
-                [sys.executable, *arguments],
+                [sys.executable, *self._under, *arguments],
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
                 env={**self.environment, **({"ROUTILUX_MP_HOST_ID": host} if host else {}), **environment},
             )  # fmt: skip

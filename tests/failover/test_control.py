@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -34,6 +35,21 @@ def here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(name, value)
 
 
+RARE = """
+import sys, threading, time
+from routilux_mp import Standby
+from routilux_mp._supervisor import standby as engine
+engine._PARKED_POLLS = 36_000
+with Standby(sys.argv[1]) as waiting:
+    thread = threading.Thread(target=waiting.run, daemon=True)
+    thread.start()
+    while not (waiting._watcher and waiting._watcher._parked):
+        time.sleep(0.01)
+    print("looked", flush=True)
+    thread.join()
+"""
+
+
 def killed_owner(cluster: Cluster, n: int, at: int, **params: object) -> None:
     owner = cluster.owner(n, **params)
     eventually(lambda: cluster.count() >= at, f"{at} items", owner)
@@ -51,6 +67,46 @@ def test_cancel_from_another_process(cluster: Cluster) -> None:
     assert (job.status, job.reason) == ("cancelled", "enough")
     refused = cluster.ask("pause", cluster.job())
     assert (refused["answer"], refused["code"]) == ("the job has ended", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["", "elsewhere"], ids=["the same host", "another host"])
+def test_a_living_owner_goes_on_with_a_job_that_it_has_paused(cluster: Cluster, host: str) -> None:
+    killed_owner(cluster, 100, at=20)
+    standby = cluster.standby()
+    eventually(lambda: "took over" in standby.said(), "the standby takes over", standby)
+    assert cluster.ask("pause", cluster.job())["status"] == "paused"
+    code, said = cluster.command("resume", cluster.job(), "--json", host=host)
+    assert (code, json.loads(said)["answer"]) == (0, "accepted"), said
+    eventually(lambda: "completed" in standby.said(), "the job completes where it was", standby)
+    cluster.require_completed(100)
+    assert cluster.job_folded().pause_points
+    assert cluster.epoch_files(2)
+    assert not (cluster.root / cluster.job_id() / "epochs" / "e0000003").exists(), "it changed hands"
+
+
+def test_resuming_what_runs_elsewhere_is_refused(cluster: Cluster) -> None:
+    owner = cluster.owner(500)
+    eventually(lambda: cluster.count() >= 10, "10 items", owner)
+    code, said = cluster.command("resume", cluster.job())
+    assert code == 3
+    assert f"owned by process {owner.pid}" in said
+    assert owner.popen.poll() is None
+
+
+@pytest.mark.slow
+def test_a_paused_job_that_nobody_owns_is_cancelled_by_a_standby_soon(cluster: Cluster) -> None:
+    owner = cluster.owner(100)
+    eventually(lambda: cluster.count() >= 10, "10 items", owner)
+    assert cluster.ask("pause", cluster.job())["status"] == "paused"
+    assert owner.wait() == 4
+    # Its turn comes in an hour, unless it is asked for something.
+    standby = cluster.program("-c", RARE, str(cluster.root))
+    eventually(lambda: "looked" in standby.said(), "the standby has looked at it", standby)
+    answer = cluster.ask("cancel", cluster.job())
+    assert (answer["answer"], answer["status"]) == ("accepted", "cancelled")
+    standby.signal(signal.SIGTERM)
+    standby.wait()
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from routilux_mp import (
     batch_size_policy,
     immediate_policy,
 )
+from routilux_mp.errors import UsageError
 
 DEADLINE_S = 20.0
 
@@ -346,10 +347,17 @@ def test_waiting_for_a_flow_with_a_paused_job(local: Runtime, tmp_path: Path) ->
         assert flow.wait_for_completion() is False
         assert time.monotonic() - begin < 5
         assert flow.wait_for_completion(0.05) is False
-        assert local.wait_until_all_jobs_finished() is True  # nothing is left that goes on by itself
+        assert local.wait_until_all_jobs_finished() is False
+        assert local.wait_until_all_jobs_finished(0.05) is False
+        assert local.wait_until_all_jobs_finished(flow_id="another") is True
     flow.resume(state)
     assert flow.wait_for_completion() is True
     assert state.status == "completed"
+    flow.pause(state)  # it has ended, and shows what was asked for
+    assert flow.wait_for_completion() is False
+    assert local.wait_until_all_jobs_finished() is False
+    flow.resume(state)
+    assert local.wait_until_all_jobs_finished() is True
 
 
 def test_resuming_uses_the_flow_that_it_is_given(tmp_path: Path) -> None:
@@ -375,6 +383,27 @@ def test_resuming_uses_the_flow_that_it_is_given(tmp_path: Path) -> None:
         flow = make("new")
         resumed = finish(flow, flow.resume(JobState.deserialize(state.serialize())))
     assert list(resumed.results("s1", "output")) == [{"says": "new"}]
+
+
+def test_resuming_here_takes_the_rules_of_the_flow_that_it_is_given(runtime: Runtime) -> None:
+    def fails(routine: Routine, data: dict[str, Any]) -> None:
+        raise ValueError(f"attempt {routine.attempt}")
+
+    def make(max_retries: int, retry_delay: float) -> Flow:
+        flow = chain(relay, fails)
+        flow.set_error_handler(ErrorHandler("retry", max_retries=max_retries, retry_delay=retry_delay, retry_backoff=1))
+        return flow
+
+    flow = make(9, 60)
+    state = flow.execute("s0", settle_s=0)
+    poll(lambda: flow.get_routine_retry_count("s1") == 1)
+    flow.pause(state)
+    other = make(3, 0.001)
+    edited = JobState.deserialize(json.loads(json.dumps(state.serialize())))
+    edited.pending_tasks[0]["not_before"] = None
+    finish(other, other.resume(edited))
+    assert (state.status, edited.status, edited.retry_count("s1")) == ("failed", "failed", 3)
+    assert len([r for r in state.execution_history if r.event_name == "error"]) == 4
 
 
 def test_a_generator_stops_at_its_next_yield(local: Runtime) -> None:
@@ -470,6 +499,77 @@ def test_where_a_handler_is(runtime: Runtime) -> None:
     [result] = state.results("s0", "output")
     assert result == {"here": ["details", "s0", state.job_id, "details"], "state": None}
     assert flow.routines["s0"].get_execution_context() is None
+
+
+def test_a_handler_looks_at_the_other_routines(runtime: Runtime) -> None:
+    def work(routine: Routine, data: dict[str, Any]) -> None:
+        context = routine.get_execution_context()
+        assert context is not None
+        flow = context.flow
+        with pytest.raises(AttributeError, match="'execute' is to be had where the flow was made"):
+            flow.execute("s0")
+        with pytest.raises(UsageError, match="can pause the job that runs it, not job"):
+            flow.pause(JobState("details"))
+        with pytest.raises(UsageError, match="from inside"):
+            JobState.wait_for_completion(flow, context.job_state)
+        limit = flow.routines["s1"].get_config("limit")
+        ids = [rid for rid, _ in flow.find_routines_by_type(Step)]
+        routine.emit("output", limit=limit, ids=ids, count=len(flow.routines), says=repr(flow))
+
+    flow = chain(work, relay)
+    flow.routines["s1"].set_config(limit=7)
+    state = finish(flow, flow.execute("s0"))
+    assert list(state.results("s1", "output")) == [
+        {"limit": 7, "ids": ["s0", "s1"], "count": 2, "says": "Flow[details]"}
+    ], state.error
+
+
+def test_a_handler_reads_the_metadata_and_is_told_what_it_has_not(runtime: Runtime) -> None:
+    def work(routine: Routine, data: dict[str, Any]) -> None:
+        state = state_of(routine)
+        with pytest.raises(AttributeError, match="job_state in a handler has no 'pending_tasks'"):
+            state.pending_tasks  # noqa: B018
+        routine.emit("output", **state.metadata)
+
+    flow = chain(work)
+    state = JobState("details")
+    state.metadata = {"owner": ["me", {1, 2}]}
+    finish(flow, runtime.exec(flow, {}, state))
+    assert list(state.results("s0", "output")) == [{"owner": ["me", {1, 2}]}]
+    assert list(finish(flow, runtime.exec(flow, {})).results("s0", "output")) == [{}]
+
+
+def test_a_job_that_took_too_long_has_failed_even_if_it_came_to_its_end(runtime: Runtime) -> None:
+    flow = chain(lambda routine, data: time.sleep(0.1))
+    state = finish(flow, flow.execute("s0", timeout=0.02))
+    assert (state.status, state.error) == ("failed", "execution_timeout is over")
+
+
+@pytest.mark.parametrize("durability", ["commit", "none"])
+@pytest.mark.parametrize("backend", ["inline", "local"])
+def test_a_handler_records(backend: str, durability: str, tmp_path: Path) -> None:
+    """Its own records hold with its commit, and are part of a document like any other."""
+
+    def work(routine: Routine, data: dict[str, Any]) -> None:
+        state_of(routine).record_execution("s0", "checked", {"attempt": routine.attempt, "set": {1}})
+        if routine.attempt == 1:
+            raise ValueError("once")
+        routine.emit("output", n=1)
+        state_of(routine).record_execution("elsewhere", "noted")
+
+    flow = chain(work)
+    flow.set_error_handler(ErrorHandler("retry", retry_delay=0.001))
+    with Runtime(2, backend=backend, durability=durability, checkpoint_dir=str(tmp_path / "root")):
+        state = finish(flow, flow.execute("s0"))
+        records = [(r.routine_id, r.event_name) for r in state.execution_history]
+        assert records == [
+            ("s0", "start"), ("s0", "error"), ("s0", "output"), ("s0", "checked"), ("elsewhere", "noted"),
+            ("s0", "completed"),
+        ]  # fmt: skip
+        assert state.execution_history[3].data == {"attempt": 2, "set": {1}}
+        assert state.execution_history[-1] == state.execution_history[5]
+        again = JobState.deserialize(json.loads(json.dumps(state.serialize())))
+        assert again.execution_history == list(state.execution_history)
 
 
 def test_what_is_handed_out_is_a_copy(runtime: Runtime) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,47 @@ def test_one_worker_sees_what_it_has_just_logged(runtime: Runtime) -> None:
     assert state.get_routine_state("logs", {})["seen"] == ["logs"] * 4
 
 
+def test_the_log_is_read_once_and_what_is_new_is_added(tmp_path: Path) -> None:
+    """Across rolls of the log, from several workers; each entry is there once, and changing it changes nothing."""
+
+    class Many(Step):
+        def run(self, **data: Any) -> None:
+            for n in range(40):
+                self.emit("output", n=n)
+
+    class Reads(Step):
+        def run(self, **data: Any) -> None:
+            context = self.get_execution_context()
+            assert context is not None
+            before = context.job_state.get_shared_log()
+            for entry in before:
+                entry["n"] = "changed"
+            context.job_state.append_to_shared_log({"n": data["n"]})
+            seen = [entry["n"] for entry in context.job_state.get_shared_log()]
+            assert data["n"] in seen
+            assert len(set(seen)) == len(seen) > len(before), seen
+
+    with Runtime(3, checkpoint_dir=str(tmp_path / "root"), batch_count_max=2):
+        flow = chain(("many", Many()))
+        flow.add_routine(Reads(), "reads", workers=2)
+        flow.connect("many", "output", "reads", "input")
+        state = flow.execute("many", {})
+        assert flow.wait_for_completion(DEADLINE_S, state)
+    assert [r.data for r in state.execution_history if r.event_name == "error"] == []
+    assert sorted(entry["n"] for entry in state.shared_log) == list(range(40))
+
+
+@pytest.mark.parametrize("backend", ["inline", "local"])
+def test_without_a_directory_a_handler_sees_what_its_worker_has_logged(backend: str, tmp_path: Path) -> None:
+    with Runtime(2, backend=backend, durability="none", checkpoint_dir=str(tmp_path / "root")):
+        flow = chain(("a", Logs()), ("b", Logs()))
+        state = flow.execute("a", {})
+        assert flow.wait_for_completion(DEADLINE_S, state)
+    assert [entry["by"] for entry in state.get_shared_log()] == ["a", "b"]
+    assert state.get_routine_state("b", {})["seen"] in ([], ["a"])
+    assert [r.event_name for r in state.execution_history if r.event_name == "error"] == []
+
+
 def test_a_deferred_event_waits_for_the_resumption(runtime: Runtime) -> None:
     flow = asking()
     state = flow.execute("asks", {"pause": True})
@@ -158,7 +200,7 @@ def test_a_job_with_deferred_events_left_is_not_done(runtime: Runtime) -> None:
     state = flow.execute("asks", {})
     assert flow.wait_for_completion(job_state=state) is False, "it waits for its resumption, not for us"
     assert state.status == "running"
-    assert runtime.wait_until_all_jobs_finished(DEADLINE_S)
+    assert runtime.wait_until_all_jobs_finished() is False, "nobody will resume it meanwhile"
     flow.resume(state)
     assert flow.wait_for_completion(DEADLINE_S, state)
     assert len(state.output_log) == 1
@@ -306,6 +348,42 @@ def test_hooks_are_told_what_every_job_does(backend: str, durability: str, tmp_p
         flow.execute("a", {"n": 1})
     assert hooks.seen == [
         ("job start", "messages"), ("start", "a"), ("event", "a", "output", {"n": 1}), ("end", "a", "completed", None),
-        ("end", "b", "failed", "no"), ("job end", "completed"),
+        ("start", "b"), ("end", "b", "failed", "no"), ("job end", "completed"),
     ]  # fmt: skip
     assert threading.main_thread() not in hooks.threads
+
+
+@pytest.mark.parametrize("backend", ["inline", "local"])
+def test_hooks_are_told_of_every_routine(backend: str, tmp_path: Path) -> None:
+    """Also of those that emit nothing, and of each attempt; and not again of what ran before a resumption."""
+
+    class Source(Step):
+        def do(self, data: dict[str, Any]) -> None:
+            if self.attempt == 1:
+                raise ValueError("once")
+            for n in range(3):
+                self.emit("output", n=n)
+
+    class Sink(Step):
+        def do(self, data: dict[str, Any]) -> None:
+            context = self.get_execution_context()
+            if data.get("n") == 1:
+                assert context is not None
+                context.flow.pause(context.job_state)
+
+    source, hooks = Source(), Noting()
+    source.set_error_handler(ErrorHandler("retry", retry_delay=0.001))
+    with Runtime(2, backend=backend, checkpoint_dir=str(tmp_path / "root")) as runtime:
+        runtime.add_hooks(hooks)
+        flow = chain(("a", source), ("b", Sink()))
+        state = flow.execute("a")
+        state._live_or_fail().wait(DEADLINE_S, stops_when_paused=True)
+    again = Noting()
+    with Runtime(2, backend=backend, checkpoint_dir=str(tmp_path / "root")) as runtime:
+        runtime.add_hooks(again)
+        flow.resume(state)
+    seen = [what[:2] for what in (*hooks.seen, *again.seen) if what[0] in ("start", "end")]
+    assert seen[:5] == [("start", "a"), ("end", "a"), ("start", "a"), ("end", "a"), ("start", "b")]
+    assert Counter(seen[4:]) == {("start", "b"): 4, ("end", "b"): 4}
+    assert [what[2] for what in hooks.seen if what[:2] == ("end", "a")] == ["failed", "completed"]
+    assert [what[0] for what in again.seen][:1] == ["job start"]

@@ -236,3 +236,45 @@ def test_half_filled_slots_survive_the_end_of_their_supervisor(tmp_path: Path, b
         second.post(flow, "collector", "a", {"n": 3})
         poll(lambda: len(outputs(again)) == 1)
         assert inputs(again) == [([1, 2, 3], [])]
+
+
+def test_a_policy_of_a_routine_with_many_workers_is_asked_in_one_of_them(tmp_path: Path) -> None:
+    """Its own memory holds from one question to the next, as in the routine's only worker."""
+    routine = Routine()
+    routine.add_slot("input")
+    routine.add_event("output")
+    asked: list[int] = []
+
+    def pairs(slots: Any, job_state: Any) -> tuple[bool, dict[str, list[Any]], Any]:
+        asked.append(len(asked))
+        if len(asked) % 2:
+            return False, {}, None
+        return True, {"input": slots["input"].consume_all_new()}, {"asked": len(asked), "pid": os.getpid()}
+
+    def work(slot_data: dict[str, list[Any]], policy_message: Any, job_state: Any) -> None:
+        time.sleep(0.02)  # meanwhile the next questions come up
+        routine.emit("output", **policy_message, ran_in=os.getpid(), count=len(slot_data["input"]))
+
+    routine.set_logic(work).set_activation_policy(pairs)
+    source = Routine()
+    source.add_event("output")
+
+    def send() -> Iterator[int]:
+        for n in range(source.resume_cursor or 0, 40):
+            source.emit("output", n=n)
+            time.sleep(0.002)
+            yield n + 1
+
+    source.add_slot("trigger", handler=send)
+    flow = Flow("many workers")
+    flow.add_routine(source, "source")
+    flow.add_routine(routine, "pairs", workers=3)
+    flow.connect("source", "output", "pairs", "input")
+    with Runtime(4, checkpoint_dir=str(tmp_path)):
+        state = flow.execute("source", settle_s=0)
+        assert flow.wait_for_completion(60, state)
+        results = list(state.results("pairs", "output"))
+    assert sorted(row["asked"] for row in results) == list(range(2, 41, 2))
+    assert sum(row["count"] for row in results) == 40
+    assert len({row["pid"] for row in results}) == 1
+    assert len({row["ran_in"] for row in results}) > 1

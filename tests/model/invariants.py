@@ -20,6 +20,9 @@ def check_disk(disk: Disk, rules: Rules, damaged_max: int) -> None:
             found = fresh_reading(_damage(disk, damaged))
             if found is None or set(found) != set(truth):
                 raise Violation(f"with {damaged} damaged the state reads as {found}, it was {truth}")
+    for folder, epoch in disk.named:
+        if folder not in disk.results:
+            raise Violation(f"the result in the blob of epoch {folder}, named in epoch {epoch}, is gone")
     for state in [truth, *_newest_two(disk)]:
         names_blob = 0 not in state or (rules.blob_name == "content" and 1 in state)
         if names_blob and not disk.has_blob:

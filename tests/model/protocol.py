@@ -36,15 +36,18 @@ def moves(disk: Disk, process: Process, rules: Rules, size: Size) -> Iterator[Mo
         yield from _read_and_put(disk, process, rules, size)
     elif role == "seal":
         yield from _seal(disk, process)
+        yield from _sweep_early(disk, process, process, rules)
     elif role in ("open", "rolled"):
         yield from _open(disk, process, rules)
     else:
+        if size.has_results:
+            yield from _work(disk, process)
         yield from _commit(disk, process, rules, size)
         yield from _roll(disk, process, size)
         yield from _break_rules(disk, process, rules)
     if process.keeper:
         yield from _keep(disk, process, rules)
-    elif role == "own" and _has_work(disk, process.epoch, rules):
+    elif role == "own" and _has_work(disk, process, rules):
         yield Move("housekeep again", disk, process._replace(keeper=_archiving(disk, process.epoch, rules)))
     if role != "idle" or process.keeper:
         yield Move("crash", disk, Process(), is_crash=True)
@@ -61,7 +64,7 @@ def power_cut(disk: Disk) -> Disk:
 def _read(disk: Disk, process: Process, rules: Rules, size: Size) -> Iterator[Move]:
     for reading in stale_readings(disk):
         if reading.epoch < size.epochs or reading.role != "open":
-            after = _believes(reading, rules)._replace(keeper=process.keeper)
+            after = _believes(reading, rules)._replace(keeper=process.keeper, spared=process.spared)
             yield Move(f"read to {reading.epoch}/{reading.number}", disk, after)
 
 
@@ -76,7 +79,7 @@ def _read_and_put(disk: Disk, process: Process, rules: Rules, size: Size) -> Ite
     """A reading as of any earlier moment, and the put that it leads to."""
     ever = disk._replace(log=disk.first)
     for reading in stale_readings(disk) | stale_readings(ever):
-        standby = _believes(reading, rules)._replace(keeper=process.keeper)
+        standby = _believes(reading, rules)._replace(keeper=process.keeper, spared=process.spared)
         if standby.role == "own":
             yield Move(f"read to {reading.epoch}/{reading.number}", disk, standby)
         elif standby.role == "open":
@@ -88,6 +91,27 @@ def _read_and_put(disk: Disk, process: Process, rules: Rules, size: Size) -> Ite
                 if record_at(disk.first, standby.epoch, standby.number + 1) is None:
                     move = move._replace(process=_gives_up(standby))  # anybody may read this SEAL
                 yield move
+            yield from _sweep_early(disk, standby, process, rules)
+
+
+def _without_result(disk: Disk, epoch: int) -> Disk:
+    return disk._replace(results=disk.results - {epoch})
+
+
+def _work(disk: Disk, process: Process) -> Iterator[Move]:
+    """A worker writes the blob that task 1's commit will name, or dies before that."""
+    if process.written:
+        yield Move("its worker dies", disk, process._replace(written=0))
+    elif 1 not in process.done and process.epoch not in disk.results:
+        after = disk._replace(results=disk.results | {process.epoch})
+        yield Move(f"its worker writes a blob in {process.epoch}", after, process._replace(written=process.epoch))
+
+
+def _sweep_early(disk: Disk, reading: Process, after: Process, rules: Rules) -> Iterator[Move]:
+    """Only broken: what nobody has named so far is taken for what nobody will name."""
+    if not rules.sweeps_below_seal and 1 not in reading.done:
+        for epoch in sorted(e for e in disk.results if e <= reading.epoch):
+            yield Move(f"delete the blob of epoch {epoch}", _without_result(disk, epoch), after)
 
 
 def _put(disk: Disk, epoch: int, number: int, record: int) -> Disk | None:
@@ -104,11 +128,11 @@ def _put(disk: Disk, epoch: int, number: int, record: int) -> Disk | None:
 
 def _gives_up(process: Process) -> Process:
     """A standby again; its housekeeping thread may go on for a while."""
-    return Process(keeper=process.keeper)
+    return Process(keeper=process.keeper, spared=process.spared)
 
 
 def _seal(disk: Disk, process: Process) -> Iterator[Move]:
-    _, epoch, number, done, _, _ = process
+    epoch, number, done = process.epoch, process.number, process.done
     at = f"SEAL {epoch}/{number + 1}"
     put = _put(disk, epoch, number + 1, SEAL)
     if put is not None:
@@ -124,7 +148,7 @@ def _seal(disk: Disk, process: Process) -> Iterator[Move]:
 
 
 def _open(disk: Disk, process: Process, rules: Rules) -> Iterator[Move]:
-    role, epoch, number, done, _, _ = process
+    role, epoch, number, done = process.role, process.epoch, process.number, process.done
     if epoch >= len(disk.log):
         return
     at = f"OPEN {epoch + 1}"
@@ -134,13 +158,16 @@ def _open(disk: Disk, process: Process, rules: Rules) -> Iterator[Move]:
         return
     snapshots = role == "rolled" or rules.snapshot_after_takeover
     keeper = ("snapshot" if snapshots else "begin", epoch + 1, done if snapshots else ())
-    yield Move(f"put {at}", put, Process("own", epoch + 1, 1, done, keeper=keeper))
+    after = Process("own", epoch + 1, 1, done, keeper=keeper, written=process.written, spared=process.written)
+    yield Move(f"put {at}", put, after)
     yield Move(f"put {at}, reply lost", put, _gives_up(process))
 
 
 def _commit(disk: Disk, process: Process, rules: Rules, size: Size) -> Iterator[Move]:
-    _, epoch, number, done, is_unsure, _ = process
+    epoch, number, done, is_unsure = process.epoch, process.number, process.done, process.is_unsure
     todo = [task for task in range(size.tasks) if task not in done]
+    if size.has_results and not process.written:
+        todo = [task for task in todo if task != 1]
     # Only an owner that believes a put to have failed may come up with another batch for the same place.
     for task in todo if is_unsure else todo[:1]:
         place = (epoch, number + 1)
@@ -148,6 +175,8 @@ def _commit(disk: Disk, process: Process, rules: Rules, size: Size) -> Iterator[
             place = (epoch, len(disk.log[epoch - 1]) + 1)
         at = f"COMMIT of task {task} at {place[0]}/{place[1]}"
         after = process._replace(number=number + 1, done=(*done, task), is_unsure=False)
+        if task == 1:
+            after = after._replace(written=0)
         before = disk
         if rules.commit == "overwrite":
             before = disk._replace(log=with_record(disk.log, *place, None))
@@ -160,6 +189,8 @@ def _commit(disk: Disk, process: Process, rules: Rules, size: Size) -> Iterator[
             continue
         if task == 1 and rules.blob_name == "content":
             put = put._replace(has_blob=True)
+        if task == 1 and process.written:
+            put = put._replace(named=put.named | {(process.written, epoch)})
         if rules.retries_fsync:
             put = put._replace(volatile=put.volatile | {place})
         yield Move(f"put {at}", put, after, acknowledged=task)
@@ -185,7 +216,7 @@ def _roll(disk: Disk, process: Process, size: Size) -> Iterator[Move]:
 
 def _break_rules(disk: Disk, process: Process, rules: Rules) -> Iterator[Move]:
     """Steps that only broken variants have."""
-    _, epoch, number, done, _, _ = process
+    epoch, number, done = process.epoch, process.number, process.done
     if rules.collects_live_epoch and number > 2:
         log = disk.log
         for place in range(2, number):
@@ -218,7 +249,7 @@ def _keep(disk: Disk, process: Process, rules: Rules) -> Iterator[Move]:
             keeper = ("archive", epoch, tuple(rest)) if rest else ("collect", epoch, ())
             yield Move(f"put archive {x}", disk._replace(archives=archives), process._replace(keeper=keeper))
         case "collect":
-            doomed = _doomed(disk, epoch, rules)
+            doomed = _doomed(disk, epoch, rules) + _leftovers(disk, epoch, process, rules)
             yield Move("choose what to collect", disk, process._replace(keeper=_deleting(epoch, doomed)))
         case "delete":
             (kind, x, n), *rest = argument
@@ -259,8 +290,18 @@ def _doomed(disk: Disk, epoch: int, rules: Rules) -> tuple[Doomed, ...]:
     return tuple(doomed)
 
 
-def _has_work(disk: Disk, epoch: int, rules: Rules) -> bool:
-    return bool((rules.archives_first and _without_archive(disk, epoch)) or _doomed(disk, epoch, rules))
+def _leftovers(disk: Disk, epoch: int, process: Process, rules: Rules) -> tuple[Doomed, ...]:
+    """Blobs that no COMMIT below `epoch` names and none from there on will."""
+    named = {x for x, e in disk.named if e < epoch}
+    spared = process.spared if rules.spares_living else 0
+    return tuple(("result", x, 0) for x in sorted(disk.results - named) if x < epoch and x != spared)
+
+
+def _has_work(disk: Disk, process: Process, rules: Rules) -> bool:
+    epoch = process.epoch
+    if rules.archives_first and _without_archive(disk, epoch):
+        return True
+    return bool(_doomed(disk, epoch, rules) or _leftovers(disk, epoch, process, rules))
 
 
 def _without(disk: Disk, doomed: Doomed) -> Disk:
@@ -269,4 +310,6 @@ def _without(disk: Disk, doomed: Doomed) -> Disk:
         return disk._replace(log=with_record(disk.log, x, n, None))
     if kind == "snapshot":
         return disk._replace(snapshots=(*disk.snapshots[: x - 1], None, *disk.snapshots[x:]))
+    if kind == "result":
+        return _without_result(disk, x)
     return disk._replace(has_blob=False)

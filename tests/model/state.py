@@ -51,6 +51,10 @@ class Rules:
     blob_name: str = "own"
     #: The blob goes only when the commit that released it stands.
     blob_waits_for_commit: bool = True
+    #: What nobody named is judged by a log that a SEAL has ended.
+    sweeps_below_seal: bool = True
+    #: What a living worker of ours wrote may still be named.
+    spares_living: bool = True
     #: Also after a take-over a snapshot may be put. (The store does so only after a roll: a subset.)
     snapshot_after_takeover: bool = True
 
@@ -66,6 +70,8 @@ class Size:
     #: Whether a standby that read and sleeps is a state of its own. It need not be: as a reading may show
     #: any earlier prefix, one that read long ago and slept is one that reads now and is shown little.
     standbys_remember: bool = True
+    #: Task 1's result is a blob that a worker writes some time before the commit that names it.
+    has_results: bool = False
 
 
 class Disk(NamedTuple):
@@ -79,6 +85,9 @@ class Disk(NamedTuple):
     has_blob: bool
     #: Places whose data is not on the medium although it was fsynced "successfully".
     volatile: frozenset[tuple[int, int]]
+    #: Epochs in whose folder a worker's blob lies; and (ghost) those that a COMMIT names, with its epoch.
+    results: frozenset[int] = frozenset()
+    named: frozenset[tuple[int, int]] = frozenset()
 
 
 class Process(NamedTuple):
@@ -93,6 +102,10 @@ class Process(NamedTuple):
     is_unsure: bool = False
     #: Its housekeeping thread, which outlives ownership.
     keeper: Keeper = ()
+    #: The epoch in whose folder its worker has written what task 1's commit will name; 0: none, or it is dead.
+    written: int = 0
+    #: What `written` was when the epoch before that of `keeper` ended.
+    spared: int = 0
 
 
 class Move(NamedTuple):

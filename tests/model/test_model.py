@@ -13,6 +13,8 @@ from tests.model.explorer import Explorer, Result
 from tests.model.state import SEAL, Disk, Rules, Size
 from tests.model.variants import BROKEN, Variant
 
+#: With blobs that workers write long before they are named.
+RESULTS = Size(processes=2, tasks=2, epochs=3, crashes=1, standbys_remember=False, has_results=True)
 FULL = Size(processes=3, tasks=2, epochs=3, crashes=1, standbys_remember=False)
 
 
@@ -27,6 +29,7 @@ def explored(size: Size) -> tuple[Result, list[Disk]]:
     "size",
     [
         pytest.param(FULL, id="3 processes, 2 tasks, 3 epochs, 1 crash"),
+        pytest.param(RESULTS, id="2 processes whose workers write blobs"),
         pytest.param(replace(FULL, crashes=2), id="2 crashes", marks=pytest.mark.slow),
         pytest.param(
             Size(processes=2), id="2 processes, sleeping standbys are states of their own", marks=pytest.mark.slow
@@ -71,6 +74,14 @@ def test_what_the_rules_guard_against_does_happen() -> None:
         assert any(map(holds, disks)), f"never met: {what}"
 
 
+def test_leftovers_are_swept_and_results_are_kept() -> None:
+    _, disks = explored(RESULTS)
+    there = set(disks)
+    swept = [d for d in disks for x in (1, 2) if x not in d.results and d._replace(results=d.results | {x}) in there]
+    assert any(len(d.log[1]) > 0 for d in swept), "never met: a leftover swept by a later owner"
+    assert any(d.named for d in swept), "never met: one swept beside a result that stays"
+
+
 def test_owners_sleep_through_take_overs() -> None:
     """Fencing is put to the test: without it the very first sleeper does harm (see the variants)."""
     counterexample = Explorer(Rules(commit="append"), FULL, None).run()
@@ -92,4 +103,6 @@ def test_the_safety_page_says_what_is_found() -> None:
     traces = [Explorer(variant.rules, variant.size, variant.damaged_max).run().trace for variant in BROKEN]
     assert said == sorted(map(len, traces))
     result, _ = explored(FULL)
+    assert f"{result.states:,} states, {result.transitions:,} transitions" in page
+    result, _ = explored(RESULTS)
     assert f"{result.states:,} states, {result.transitions:,} transitions" in page

@@ -15,6 +15,8 @@ _PAIR = Size(processes=2, tasks=2, epochs=3, crashes=1, standbys_remember=False)
 #: A place of epoch 2 is free again only after snapshots 3 and 4.
 _PAIR_LONG = Size(processes=2, tasks=2, epochs=4, crashes=0, standbys_remember=False)
 
+_RESULTS = Size(processes=2, tasks=2, epochs=3, crashes=1, standbys_remember=False, has_results=True)
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -43,5 +45,7 @@ BROKEN = [
     Variant("COMMITs go without an archive", Rules(archives_first=False), "the history reads", damaged_max=0),
     Variant("a failed fsync is tried again", Rules(retries_fsync=True), "the history reads", damaged_max=0),
     Variant("a blob is named by its content", Rules(blob_name="content"), "the blob", damaged_max=0),
+    Variant("leftovers are told before the SEAL", Rules(sweeps_below_seal=False), "the result", _RESULTS, 0),
+    Variant("leftovers of living workers go too", Rules(spares_living=False), "the result", _RESULTS, 0),
     Variant("a blob goes before its release stands", Rules(blob_waits_for_commit=False), "the blob", damaged_max=0),
 ]

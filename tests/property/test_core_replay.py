@@ -9,10 +9,22 @@ from hypothesis import strategies as st
 
 from routilux_mp._core.batch import Batch
 from routilux_mp._core.invariants import check
-from routilux_mp._core.job import Job
+from routilux_mp._core.job import Job, Run
 from routilux_mp._core.outstanding import outstanding
 from routilux_mp._core.step import replay
-from routilux_mp._core.stimuli import Cancel, Close, HandedBack, Pause, Post, Resume, Retry, Skip, Tick, WorkerLost
+from routilux_mp._core.stimuli import (
+    Cancel,
+    Close,
+    Edit,
+    HandedBack,
+    Pause,
+    Post,
+    Resume,
+    Retry,
+    Skip,
+    Tick,
+    WorkerLost,
+)
 from routilux_mp._core.topology import ErrorSpec, PolicySpec
 from routilux_mp._storage.codec import decode_record, decode_snapshot, encode_record, encode_snapshot
 from tests.unit.core.core_bench import CRASH, ERROR, SECOND, TIMEOUT, OnBench, add, retry, routine, set_to
@@ -45,7 +57,7 @@ def _something(draw: st.DrawFn, bench: OnBench, works: dict[int, Any]) -> None:
     job = bench.job
     open_works = [works[n] for n in job.dispatches]
     kinds = ["give"] * 4 + ["report"] * 5 * bool(open_works) + ["lost", "tick", "back"] * bool(open_works)
-    kinds += ["pause", "resume", "post", "close", "tick", "revive", "drop", "cancel"]
+    kinds += ["pause", "resume", "post", "close", "tick", "revive", "drop", "cancel", "edit"]
     match draw(st.sampled_from(kinds)):
         case "give":
             work = bench.give(draw(st.integers(0, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 4)))
@@ -91,6 +103,14 @@ def _something(draw: st.DrawFn, bench: OnBench, works: dict[int, Any]) -> None:
         case "drop":
             if not job.is_terminal:
                 bench.happen(Skip())
+        case "edit":
+            number = draw(st.integers(0, 3))
+            seqs = st.integers(0, max(0, job.routines[number].next_seq - 1) if job.routines else 0)
+            priorities = tuple((number, draw(seqs), draw(st.integers(-1, 2))) for _ in range(draw(st.integers(0, 3))))
+            inputs = ((number, draw(seqs), Batch(1, b"e")),) if draw(st.booleans()) else ()
+            due_now = ((number, draw(seqs)),) if draw(st.booleans()) else ()
+            posts = ((0, 0, Batch(1, b"p"), draw(st.integers(0, 1))),) if draw(st.booleans()) else ()
+            bench.happen(Edit(inputs, posts, priorities, due_now))
         case "cancel":
             if draw(st.integers(0, 4)) == 0:
                 bench.happen(Cancel("c"))
@@ -99,7 +119,7 @@ def _something(draw: st.DrawFn, bench: OnBench, works: dict[int, Any]) -> None:
 def _picture(job: Job) -> dict[str, Any]:
     """What must be the same, however the queues are cut into runs."""
     owed = {
-        (o.routine, o.item.seq + i): (o.attempt, o.due_ns, o.cursor)
+        (o.routine, o.item.seq + i): (o.attempt, o.due_ns, o.cursor, _input(o.item, i))
         for o in outstanding(job)
         for i in range(o.item.count)
     }
@@ -114,6 +134,12 @@ def _picture(job: Job) -> dict[str, Any]:
             for r in job.routines
         ],
     }
+
+
+def _input(item: Any, index: int) -> Any:
+    if isinstance(item, Run):
+        return item.batch.data[item.start + index : item.start + index + 1] if item.batch.data else None
+    return len(item.runs)
 
 
 @settings(max_examples=150, deadline=None)

@@ -55,6 +55,7 @@ class Shadow:
         self.history_count = 0
         self.posted = 0
         self.released: set[str] = set()
+        self.swept: set[str] = set()
         self.displaced: set[tuple[int, int]] = set()  # it waited for a retry or was revived: others may overtake it
         self.kinds: Counter[str] = Counter()
 
@@ -90,6 +91,8 @@ class Audit:
                 shadow.annotated.update({(op.scope, op.key): op.value for op in record.ops})
             elif isinstance(record, (rec.Revived, rec.Skipped)):
                 self._asked(shadow, record)
+            elif isinstance(record, rec.Resumed):
+                self._resumed(shadow, record)
             elif isinstance(record, rec.Posted):
                 shadow.posted += 1
             shadow.history_count += sum(1 if e.batch is None else e.batch.count for e in shadow.history.entries(record))
@@ -119,6 +122,12 @@ class Audit:
         self.shadows[job_id].released.update(blobs)
         self.world.summary.seen["blob released"] += 1
 
+    def swept(self, job_id: str, blobs: Iterable[str]) -> None:
+        """These were deleted: no commit has named them, and none may."""
+        for name in blobs:
+            self.shadows[job_id].swept.add(name)
+            self.world.summary.seen["blob swept"] += 1
+
     def _completed(self, shadow: Shadow, record: rec.Completed) -> None:
         job, number = shadow.job, record.routine
         spec, routine = job.topology.routines[number], job.routines[number]
@@ -137,11 +146,23 @@ class Audit:
             assert emit.batch.data is not None
             values = decode(emit.batch.data)
             must(len(values) == emit.batch.count, "a batch has another count than it says")
+            must(referred_blob(emit.batch.data) not in shadow.swept, "a blob was swept that a commit names")
             if (number, emit.event) not in job.topology.routes:
                 shadow.result_blobs.add(referred_blob(emit.batch.data))
                 shadow.results.update((number, emit.event, value) for value in values)
             line = shadow.sent.setdefault((number, emit.event), [])
             line.append(((lowest if spec.is_ordered and spec.workers != 1 else 0, len(line)), values))
+
+    def _resumed(self, shadow: Shadow, record: rec.Resumed) -> None:
+        """What was kept back leaves now."""
+        self.world.summary.seen["deferred"] += len(record.deferred)
+        for number, emit in record.deferred:
+            assert emit.batch.data is not None
+            values = decode(emit.batch.data)
+            if (number, emit.event) not in shadow.job.topology.routes:
+                shadow.results.update((number, emit.event, value) for value in values)
+            line = shadow.sent.setdefault((number, emit.event), [])
+            line.append(((0, len(line)), values))
 
     def _is_done(self, shadow: Shadow, number: int, seq: int) -> None:
         must((number, seq) not in shadow.done, f"activation {seq} of routine {number} ended twice")
@@ -154,6 +175,8 @@ class Audit:
         shadow = self.shadows.get(job_id)
         must(shadow is not None, "work of a job that does not stand")
         assert shadow is not None
+        if work.question is not None:
+            inputs, seqs = [], []  # no activation: only what it may look at is given
         for part in work.parts:
             assert part.batch.data is not None
             must(referred_blob(part.batch.data) not in shadow.released, "a blob was released that is needed")
@@ -171,13 +194,13 @@ class Audit:
             )
             if isinstance(item, Run):
                 self.arrived[(job_id, work.routine, seq)] = (item.connection, values[0])
-        special = routine.special.get(seqs[0])
+        special = routine.special.get(seqs[0]) if seqs else None
         if special is not None:
             must((work.attempt, work.cursor) == (special.attempt, special.cursor), "an attempt that is not on record")
         must(shadow.job.status == "running", f"work of a job that is {shadow.job.status}")
-        self._may_run(job_id, work.routine, work.dispatch)
+        self._may_run(job_id, work.routine, work.dispatch, emits=work.question is None)
 
-    def _may_run(self, job_id: str, number: int, dispatch: int) -> None:
+    def _may_run(self, job_id: str, number: int, dispatch: int, *, emits: bool) -> None:
         """Sequential jobs run one thing at a time; a full slot holds its feeders unless nothing else could go on."""
         job, seen = self.world.loop.jobs[job_id].job, self.world.summary.seen
         seen["conflict"] += any(s.keys for s in job.routines[number].special.values())
@@ -187,7 +210,7 @@ class Audit:
         full = any(
             job.routines[t].queued[s] >= job.topology.routines[t].queue_max for t, s in job.topology.feeds[number]
         )
-        must(not full or all(d.is_held for d in others), "activated although a slot it feeds is full")
+        must(not full or not emits or all(d.is_held for d in others), "activated although a slot it feeds is full")
         seen["bound lifted"] += full
 
     def shown(self, job_id: str, view: JobView) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from random import Random
 from typing import Literal, Protocol
 
@@ -11,6 +12,8 @@ from routilux_mp._core.batch import Batch
 from routilux_mp._core.job import Job
 from routilux_mp._core.step import replay
 from routilux_mp._storage.codec import batches_of, decode_record, decode_snapshot
+from routilux_mp._storage.leftovers import Sweep, may_be_left, names_in
+from routilux_mp._storage.reader import LogRef
 from routilux_mp._supervisor.committer import Finished, Task
 from routilux_mp.errors import Fenced, OutcomeUnknown, RoutiluxError, StorageBlocked
 
@@ -28,6 +31,8 @@ class Watcher(Protocol):
 
     def released(self, job_id: str, blobs: Iterable[str]) -> None: ...
 
+    def swept(self, job_id: str, blobs: Iterable[str]) -> None: ...
+
 
 class Disk:
     """What survives a supervisor. Every put asks :meth:`gate` first, which may refuse, or end the supervisor."""
@@ -42,6 +47,14 @@ class Disk:
         self.puts_left: int | None = None  # before the supervisor dies; None: it lives
         self.rolls = 0
         self.roll_chance = 0.0
+        self.blobs: dict[str, set[str]] = {}
+        self._blob_numbers = count(1)
+
+    def write_blob(self, job_id: str, folder: str, pid: int) -> str:
+        """A name is never used twice, also not by workers of the next supervisor, though they have the same pids."""
+        name = f"{folder}/{pid}.x-{next(self._blob_numbers)}"
+        self.blobs.setdefault(job_id, set()).add(name)
+        return name
 
     def gate(self, put: Callable[[], None]) -> None:
         """Let ``put`` happen, or not, and say what the caller is told about it."""
@@ -123,7 +136,7 @@ class SimTenure:
         self._gate(put)
         self.number += 1
 
-    def should_roll(self, snapshot_bytes_estimate: int) -> bool:
+    def should_roll(self, snapshot_bytes_estimate: int, blob_bytes: int = 0) -> bool:
         return self.disk.rng.random() < self.disk.roll_chance
 
     def roll(self, snapshot: bytes) -> None:
@@ -136,6 +149,22 @@ class SimTenure:
 
     def release_blobs(self, names: Iterable[str]) -> None:
         self.disk.watcher.released(self.job_id, names)
+
+    def sweep_blobs(
+        self, sweep: Sweep, named: Callable[[LogRef, bytes], None], is_over: Callable[[], bool] = bool
+    ) -> None:
+        if is_over():
+            return
+        left = {name for name in self.disk.blobs.get(self.job_id, ()) if may_be_left(name, sweep)}
+        unnamed = set(left)
+        for place, frames in sorted(self.log.commits.items()):
+            for index, frame in enumerate(frames if place[0] < sweep.epoch else ()):
+                found = names_in(frame) & left
+                if found:
+                    unnamed -= found
+                    named(LogRef(*place, index), frame)
+        self.disk.blobs.setdefault(self.job_id, set()).difference_update(unnamed)
+        self.disk.watcher.swept(self.job_id, unnamed)
 
     def housekeep(self) -> None:
         if self._snapshot is not None and self.disk.puts_left is None:

@@ -15,13 +15,15 @@ from routilux_mp._core import consequences, outcomes, plain, policy, queues, rec
 from routilux_mp._core import decide as decide_module
 from routilux_mp._core import stimuli as st
 from routilux_mp._core.job import Job
-from routilux_mp._supervisor import commits
+from routilux_mp._supervisor import commits, leftovers
 from routilux_mp._supervisor import live as live_module
+from routilux_mp._supervisor.blob_uses import BlobUses
+from tests.simulation import storage
 from tests.simulation import world as world_module
 from tests.simulation.audit import Broken
 from tests.simulation.world import simulate
 
-SEEDS_MAX = 400
+SEEDS_MAX = 600
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -120,7 +122,8 @@ def leave_held_emissions_out_of_the_snapshot(patch: pytest.MonkeyPatch) -> None:
 
 def commit_again_when_the_roll_was_blocked(patch: pytest.MonkeyPatch) -> None:
     def call(self: Any) -> None:
-        self._tenure.commit(self._frames)
+        for frames in self._files:
+            self._tenure.commit(frames)
         if self._snapshot is not None:
             self._tenure.roll(self._snapshot)
 
@@ -181,7 +184,42 @@ def forget_whose_change_came_before(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Job, "changed_for", changed_for)
 
 
+def sweep_what_living_workers_wrote(patch: pytest.MonkeyPatch) -> None:
+    old = storage.may_be_left
+    patch.setattr(storage, "may_be_left", lambda name, sweep: old(name, sweep._replace(living=())))
+
+
+def sweep_one_epoch_too_early(patch: pytest.MonkeyPatch) -> None:
+    old = leftovers.sweep_after_roll
+
+    def sweep_after_roll(loop: Any, live: Any) -> Any:
+        sweep = old(loop, live)
+        return None if sweep is None else sweep._replace(first_epoch=sweep.epoch)
+
+    patch.setattr(commits, "sweep_after_roll", sweep_after_roll)
+
+
+def inherit_no_blobs_that_are_needed(patch: pytest.MonkeyPatch) -> None:
+    """What earlier owners' commits name is given up without a look at who still refers to it."""
+    old = BlobUses.inherit
+    patch.setattr(BlobUses, "inherit", lambda self, users: old(self, dict.fromkeys(users, ())))
+
+
+def inherit_results_like_anything_else(patch: pytest.MonkeyPatch) -> None:
+    old = leftovers.users_in
+
+    def users_in(topology: Any, record: Any) -> Any:
+        return {name: [user for user in users if user is not None] for name, users in old(topology, record).items()}
+
+    patch.setattr(leftovers, "users_in", users_in)
+
+
+def wait_for_company_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(commits.Commits, "_gathers", lambda self, live, now: not (live.is_urgent or live.is_doubted))
+
+
 MUTANTS: list[Patch] = [
+    wait_for_company_for_ever,
     dispatch_before_the_commit_stands,
     count_a_report_after_the_hand_back,
     forget_which_attempt_it_was,
@@ -201,6 +239,10 @@ MUTANTS: list[Patch] = [
     show_what_is_not_durable,
     run_two_at_once_in_a_sequential_job,
     forget_whose_change_came_before,
+    sweep_what_living_workers_wrote,
+    sweep_one_epoch_too_early,
+    inherit_no_blobs_that_are_needed,
+    inherit_results_like_anything_else,
 ]
 
 

@@ -64,10 +64,13 @@ def no_fence(patch: pytest.MonkeyPatch) -> None:
     """A commit file is renamed into place, over whatever is there."""
 
     def put(
-        self: Putter, tmp: int, at: int, name: str, data: Sequence[bytes], *, where: str, is_synced: bool = True
-    ) -> bool:
+        self: Putter, tmp: int, at: int, name: str, data: Sequence[bytes], *,
+        where: str, is_synced: bool = True, above: Sequence[int] = (),
+    ) -> bool:  # fmt: skip
         private = self.private_name()
         with outcome_unknown(where):
+            for directory in above:
+                self.fs.fsync(directory)
             handle = self.fs.create(private, tmp)
             for part in data:
                 self.fs.write(handle, part)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from routilux_mp._core.batch import Batch
 from routilux_mp._core.effects import GoOn, Revoke, Work
 from routilux_mp._core.job import Key, ListValue
-from routilux_mp._core.stimuli import Completion, Emit, Failure, StateOp
+from routilux_mp._core.stimuli import Answer, Completion, Emit, Failure, StateOp
 from routilux_mp.backends.base import Code, Died, Event, Exit, Forget, JobInfo, Message, Report, Started
 
 from .flows import changes, decode, encode, outcome, tokens
@@ -68,6 +68,8 @@ class SimWorker:
         self.revoked_read = 0
         self.drop_until = 0  # after a failure everything is dropped until a Revoke of at least this
         self.jobs: dict[str, dict[Key, Any]] = {}
+        self.folders: dict[str, str] = {}  # where blobs of each job go
+        self.written: dict[str, str] = {}  # a blob of each job that no report names yet
         self.current: Current | None = None
 
     # -- one step -----------------------------------------------------------------------------
@@ -115,8 +117,10 @@ class SimWorker:
                     self.drop_until = 0
             case JobInfo():
                 self.jobs.setdefault(message.job_id, {})
+                self.folders[message.job_id] = message.blob_dir
             case Forget(job_id):
                 self.jobs.pop(job_id, None)
+                self.written.pop(job_id, None)
             case "stop":
                 self.is_stopping = True
 
@@ -136,7 +140,34 @@ class SimWorker:
                     ListValue(value.base, list(value.items)) if isinstance(value, ListValue) else value
                 )
         self.current = Current(given, cache)
-        self.advance(self.current)
+        if work.question is None:
+            self.advance(self.current)
+        else:
+            self.answer(self.current)
+
+    def answer(self, c: Current) -> None:
+        """The routine's policy: asked about one arrival after the other, it takes all there is when that is enough."""
+        work, program = c.work, self.world.program(c.job_id, c.work.routine)
+        assert work.question is not None
+        if self.rng.random() < self.world.unreadable_chance:
+            self.fail(c, Failure("storage", "CheckpointDamaged", "unreadable", "", True))
+            return
+        asked, is_final = work.question
+        answers: list[Answer] = []
+        if self.revoked < work.dispatch:
+            takes = [0] * len(self.world.spec(c.job_id, work.routine).slots)
+            arrivals = [(seq + i, part.slot) for seq, part in zip(work.seqs, work.parts) for i in range(part.count)]
+            for number, slot in sorted(arrivals):
+                takes[slot] += 1
+                if number >= asked and sum(takes) >= 2 + program.salt % 4:
+                    answers.append(Answer(tuple(takes)))
+                    takes = [0] * len(takes)
+            if is_final and any(takes):
+                answers.append(Answer(tuple(takes)))
+        done = int(self.revoked < work.dispatch)
+        self.world.summary.seen["policy asked"] += done
+        self.say(Report(self.number, Completion(work.dispatch, done, answers=tuple(answers)), c.job_id))
+        self.current = None
 
     def advance(self, c: Current) -> None:
         if not c.is_running:
@@ -175,12 +206,16 @@ class SimWorker:
 
     def segment(self, c: Current, out: tuple[tuple[int, int], ...], cursor: int | None) -> None:
         """The activation goes on to its next cursor, or to its end."""
+        if self.rng.random() < 0.03:
+            self.write_blob(c.job_id)  # large emissions go there at once, however long the handler still runs
         program = self.world.program(c.job_id, c.work.routine)
         mine = tokens(program, c.inputs[c.index]) if cursor is None else []
         ops, reads = self.state(c, program, len(out) + len(mine), mine)
         if reads and (c.done or c.cursor is not None):
             self.report(c)  # a conflict must concern one activation only
-        c.emits += out
+        c.emits += [(event, value) for event, value in out if event not in program.defers]
+        rid = self.world.spec(c.job_id, c.work.routine).routine_id
+        ops += [StateOp("defer", rid, f"e{e}", encode([value])) for e, value in out if e in program.defers]
         c.ops += ops
         c.reads = reads
         c.busy_ns += program.pace_ns
@@ -244,7 +279,7 @@ class SimWorker:
         completion = Completion(
             c.work.dispatch,
             c.done,
-            tuple(self.batches(c.emits)),
+            tuple(self.batches(c.emits, c.job_id)),
             tuple(c.ops),
             c.reads,
             c.cursor,
@@ -260,10 +295,15 @@ class SimWorker:
         c.clear()
         c.performed = going_on
 
-    def batches(self, out: list[tuple[int, int]]) -> list[Emit]:
+    def write_blob(self, job_id: str) -> None:
+        if job_id not in self.written:
+            self.written[job_id] = self.world.disk.write_blob(job_id, self.folders[job_id], 1000 + self.number)
+
+    def batches(self, out: list[tuple[int, int]], job_id: str) -> list[Emit]:
         """Per event in order, cut into batches as chance has it; some of them go into a blob together."""
-        # A name is never used twice, also not by the workers of the next supervisor.
-        blob = f"b{next(self.world.blob_numbers)}" if self.rng.random() < 0.1 else ""
+        if self.rng.random() < 0.1:
+            self.write_blob(job_id)
+        blob = self.written.pop(job_id, "") if out and self.rng.random() < 0.5 else ""
         emits: list[Emit] = []
         for event in dict.fromkeys(e for e, _ in out):
             values = [v for e, v in out if e == event]
@@ -298,6 +338,9 @@ class SimBackend:
         pass
 
     def load(self, code: Code) -> None:
+        pass
+
+    def unload(self, code_id: str) -> None:
         pass
 
     def start(self, worker: int, code_id: str) -> None:

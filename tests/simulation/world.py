@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import count
 from random import Random
 
 from routilux_mp._core.batch import Batch
@@ -22,9 +21,12 @@ from routilux_mp._core.stimuli import (
     Submit,
 )  # fmt: skip
 from routilux_mp._core.topology import RoutineSpec
+from routilux_mp._storage.layout import epoch_name
 from routilux_mp._supervisor import commits
+from routilux_mp._supervisor import live as live_module
 from routilux_mp._supervisor.live import LiveJob
 from routilux_mp._supervisor.loop import Loop
+from routilux_mp._supervisor.placement import WorkerSlot
 from routilux_mp.backends.base import Event, JobInfo, Report
 from routilux_mp.settings import Settings
 
@@ -72,7 +74,6 @@ class Summary:
 
 class World:
     def __init__(self, seed: int) -> None:
-        self.blob_numbers = count(1)
         self.seed = seed
         self.rng = rng = Random(seed)
         self.clock = Clock()
@@ -91,11 +92,13 @@ class World:
         }
         self.settings = Settings(
             verify=True, max_crashes=3, grace_s=0.05, queue_memory_bytes_max=rng.choice((0, 64, 1 << 20)),
+            commit_memory_bytes_max=rng.choice((0, 64, 1 << 20, 1 << 20)),
             ordered_window_max=rng.choice((1, 3, 1000)), worker_idle_s=rng.choice((0.02, 30.0)),
         )  # fmt: skip
         self.workers_max = rng.choice((1, 2, 3, 4, 8))
         self.troubles = draw_troubles(rng)
         self.requests = 0
+        self.commit_bytes_max = rng.choice((1, 300, 1 << 20))
         #: How often the input of an activation cannot be read; now and then until somebody takes the job over.
         self.unreadable_chance = rng.choice((0.0, 0.0, 0.0, 0.03))
 
@@ -147,16 +150,19 @@ class World:
         self.committer = SimCommitter(self.rng)
         self.loop = Loop(
             self.settings, self.backend, self.committer, self.clock,
-            introduce=lambda live, slot: self.backend.send(slot.worker, JobInfo(live.job.job_id, "", "", {})),
+            introduce=self.introduce,
             read_batch=self.read_batch,
             on_print=lambda stream, text: None, documents=lambda live: lambda: (None, b""),
-            workers_max=self.workers_max,
+            workers_max=self.workers_max, cores=(1, 2, 8)[self.seed % 3],
         )  # fmt: skip
         self.loop.on_trouble = _reveal
         for plan in self.plans.values():
             shadow = self.audit.shadows.get(plan.job_id)
             if shadow is None or not shadow.job.is_terminal:
                 self.adopt(plan)
+
+    def introduce(self, live: LiveJob, slot: WorkerSlot) -> None:
+        self.backend.send(slot.worker, JobInfo(live.job.job_id, "", "", {}, epoch_name(live.tenure.epoch)))
 
     def read_batch(self, live: LiveJob, batch: Batch) -> bytes:
         self.summary.seen["spilled"] += 1
@@ -178,7 +184,9 @@ class World:
             self.compare("recovered", job, shadow.job, plan.job_id)
             take_over(job, self.clock.now)
         plan.is_begun = True
-        self.loop.add(LiveJob(job, SimTenure(self.disk, plan.job_id, epoch), plan.flow.topology.flow_id), stimulus)
+        live = LiveJob(job, SimTenure(self.disk, plan.job_id, epoch), plan.flow.topology.flow_id)
+        live.first_epoch = 0 if shadow is None else epoch
+        self.loop.add(live, stimulus)
 
     def readopt(self) -> None:
         """A job that was given up after an unknown outcome is taken over again, as anybody may."""
@@ -232,6 +240,7 @@ class World:
         self.polls += 1
         for job_id, live in self.loop.jobs.items():
             self.audit.shown(job_id, live.view)
+            self.summary.seen["gathered"] += bool(live.records and live.in_flight is None and not live.is_urgent)
         must(self.polls < POLLS_MAX, "the jobs do not end")
         rng = self.rng
         self.clock.now += rng.randrange(20_000, 400_000)
@@ -305,7 +314,8 @@ class World:
             if self.rng.random() > chance or self.loop.is_draining:
                 continue
             plan, job = self.plans[job_id], live.job
-            if job.status == "paused" and not live.records and live.in_flight is None:
+            is_waiting = job.status == "running" and bool(job.deferred)
+            if (job.status == "paused" or is_waiting) and not live.records and live.in_flight is None:
                 self.tell(job_id, Resume())
             elif plan.is_posted and job.is_open and not job.is_terminal and job.status == "running":
                 posted = job.routines[0].next_seq
@@ -357,11 +367,12 @@ def _reveal(live: LiveJob, error: Exception) -> None:
 
 def simulate(seed: int) -> Summary:
     """Run the world of this seed to its end."""
-    world, spill_every = World(seed), commits.SPILL_EVERY
+    world, spill_every, commit_bytes = World(seed), commits.SPILL_EVERY, live_module.COMMIT_BYTES_MAX
     commits.SPILL_EVERY = 1
+    live_module.COMMIT_BYTES_MAX = world.commit_bytes_max
     try:
         return world.run()
     except AssertionError as error:
         raise Broken(f"seed {seed}: {error}") from error
     finally:
-        commits.SPILL_EVERY = spill_every
+        commits.SPILL_EVERY, live_module.COMMIT_BYTES_MAX = spill_every, commit_bytes

@@ -35,7 +35,7 @@ class FakeActivation:
     resume_cursor = {"row": 3}
     attempt = 2
     job_state = object()
-    flow_id = "f"
+    flow = context.FlowReference("f", {})
     routine_id = "w"
     idempotency_key = "job/w/1"
 

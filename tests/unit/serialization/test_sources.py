@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import functools
 import types
+import zlib
 
-from routilux_mp._serialization.sources import source_of
+import pytest
+
+from routilux_mp._serialization import sources
+from routilux_mp._serialization.sources import changes, pack_sources, source_of, unpack_sources
+from routilux_mp.errors import CheckpointDamaged
 
 
 def define(text: str, name: str = "R") -> object:
@@ -35,7 +40,7 @@ def test_base_classes_and_functions_set_from_outside_are_parts() -> None:
         "in": types.SimpleNamespace(handler=functools.partial(lambda k, v: v, 1), merge_strategy="append")
     }
     described = source_of(routine)
-    assert [*described["parts"]] == ["class typed_in.S", "class typed_in.R", "logic", "slot in handler"]
+    assert [*described["parts"]] == ["class S", "class R", "logic", "slot in handler"]
     assert (described["module"], described["qualname"]) == ("typed_in", "S")
 
 
@@ -55,3 +60,71 @@ def test_the_source_is_kept_where_there_is_one() -> None:
     assert part["source"].startswith("class Here:")
     [typed] = source_of(define(BASE))["parts"].values()
     assert typed["source"] is None
+
+
+def described(source: str | None, code: str = "c", python: str = "3.11") -> dict:
+    return {"python": python, "parts": {"class R": {"source": source, "code": code, "file": "r.py"}}}
+
+
+def test_texts_are_compared_without_comments_and_positions() -> None:
+    other = "\n\n# one\n" + BASE.replace("return", "# why\n        return").replace("x=1", "x = 1")
+    assert changes(described(BASE), described(other, "other digest")) == []
+
+
+def test_a_change_is_named_with_its_file() -> None:
+    assert changes(described(BASE), described(BASE.replace("in {", "not in {"))) == ["class R (r.py): go"]
+    more = BASE + "    limit = 3\n"
+    assert changes(described(BASE), described(more)) == ["class R (r.py): limit"]
+    assert changes(described(more), described(more.replace("3", "4"))) == ["class R (r.py): limit"]
+    assert changes(described(BASE), described(BASE.replace("class R", "class R(S)"))) == ["class R (r.py): its head"]
+
+
+def test_an_indented_definition_is_a_text_too() -> None:
+    inner = "".join("    " + line + "\n" for line in BASE.splitlines())
+    assert changes(described(inner), described(BASE)) == []
+
+
+def test_without_a_text_the_digest_counts_for_one_version_of_python() -> None:
+    assert changes(described(None), described(None)) == []
+    assert changes(described(None), described(BASE)) == []
+    assert changes(described(None), described(None, "d")) == ["class R (r.py): its code"]
+    [unknown] = changes(described(None), described(BASE, python="3.12"))
+    assert "unknown" in unknown
+    assert changes(described(BASE), described(BASE, "d", "3.12")) == []
+
+
+def test_a_piece_of_a_statement_is_compared_by_its_code() -> None:
+    piece = "        logic=lambda x: x + 1)\n"
+    assert changes(described(piece), described("  " + piece)) == []
+    assert changes(described(piece), described(piece.replace("1", "2"), "d")) == ["class R (r.py): its code"]
+
+
+def test_parts_that_came_or_went_are_changes() -> None:
+    with_logic = {"python": "3.11", "parts": {**described(BASE)["parts"], "logic": {"source": "l", "code": "l"}}}
+    assert changes(described(BASE), with_logic) == ["logic is new"]
+    assert changes(with_logic, described(BASE)) == ["logic is gone"]
+
+
+def test_what_came_with_the_job_has_not_changed() -> None:
+    here = {"r": define(BASE)}
+    kept = unpack_sources(pack_sources(here))
+    assert changes(kept["r"], unpack_sources(pack_sources(here, is_loaded=True))["r"]) == []
+
+
+def test_sources_of_a_flow_are_small_and_come_back() -> None:
+    routines = {f"r{i}": Here() for i in range(50)}
+    data = pack_sources(routines)
+    assert unpack_sources(data)["r7"] == source_of(Here())
+    assert len(data) < 2000
+
+
+@pytest.mark.parametrize("data", [b"", b"x", zlib.compress(b"\xc1"), zlib.compress(b"\x01"), b"\0" * 9])
+def test_damaged_sources_are_an_error_with_a_name(data: bytes) -> None:
+    with pytest.raises(CheckpointDamaged, match="sources"):
+        unpack_sources(data)
+
+
+def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SOURCES_BYTES_MAX", 1000)
+    with pytest.raises(CheckpointDamaged, match="too large"):
+        unpack_sources(zlib.compress(bytes(100_000)))

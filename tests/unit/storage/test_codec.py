@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 
 from routilux_mp._core import records as rec
+from routilux_mp._core.apply import apply
 from routilux_mp._core.batch import Batch
 from routilux_mp._core.job import Job, ListValue
 from routilux_mp._core.stimuli import Annotate, Emit, Pause, StateOp, WorkerLost
@@ -49,6 +50,9 @@ RECORDS: list[rec.Durable] = [
     rec.Declined(16, 1),
     rec.Adopted(17, "f", {"v": 1}, b"past", (b"code",)),
     rec.Postponed(18, 99),
+    rec.Recoded(19, Batch(1, b"code")),
+    rec.Edited(20, 1, 5, Batch(1, b"other")),
+    rec.Reordered(21, 1, (7, 5, 6)),
     rec.Declined(16, 1),
     rec.Resumed(9, ((0, Emit(1, Batch(1, b"later"))),)),
     rec.Adopted(17, "f", {"topology": TOPOLOGY}, b"past", (b"code",)),
@@ -161,6 +165,18 @@ def test_a_snapshot_is_what_replay_gives() -> None:
     for mine, theirs in zip(job.routines, replayed.routines, strict=True):
         assert (mine.queued, mine.next_seq, mine.next_release) == (theirs.queued, theirs.next_seq, theirs.next_release)
     assert job.framework == replayed.framework
+
+
+@pytest.mark.parametrize("ref", [None, (3, 2, 0, 0)])
+def test_a_snapshot_keeps_the_code_that_the_job_goes_on_with(ref: tuple[int, int, int, int] | None) -> None:
+    bench = _busy_job()
+    apply(bench.job, rec.Recoded(99, Batch(1, b"code", ref)))
+    job = Job("j", max_crashes=1)
+    decode_snapshot(encode_snapshot(bench.job), job)
+    assert job.code is not None
+    assert (job.code.ref, job.code.data) == (ref, b"code" if ref is None else None)
+    decode_snapshot(encode_snapshot(_busy_job().job), job)
+    assert job.code is None
 
 
 def test_a_snapshot_from_the_future_is_refused() -> None:

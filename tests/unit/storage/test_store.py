@@ -359,12 +359,12 @@ def test_the_blob_directory_follows_the_epoch(store: Store) -> None:
 
 def test_a_blob_that_does_not_fit_leaves_nothing() -> None:
     disk = MemoryFiles()
-    disk.open_root("/blobs/e0000001", create=True)
+    disk.open_root("/root/job/blobs/e0000001", create=True)
     fs = FaultyFiles(disk, 2, error=errno.ENOSPC, only=lambda name, args: name == "write")
     with pytest.raises(StorageBlocked, match="No space left"):
-        blobs.put_blob_file("/blobs/e0000001", "w-1", [b"a", b"b"], fs)  # type: ignore[arg-type]
-    assert disk.files("blobs") == {}
-    folder = disk.node("blobs/e0000001")
+        blobs.put_blob_file("/root/job/blobs/e0000001", "w-1", [b"a", b"b"], fs)  # type: ignore[arg-type]
+    assert disk.files("root") == {}
+    folder = disk.node("root/job/blobs/e0000001")
     assert isinstance(folder, Dir)
 
 

@@ -17,8 +17,9 @@ from routilux_mp._core.topology import ConnectionSpec, Topology
 from routilux_mp._serialization.packing import pack, unpack
 from routilux_mp._storage.store import Store
 from routilux_mp._supervisor.committer import InstantCommitter, ThreadCommitter
-from routilux_mp._supervisor.live import LiveJob, NullTenure
+from routilux_mp._supervisor.live import LiveJob
 from routilux_mp._supervisor.supervisor import Supervisor
+from routilux_mp._supervisor.unkept import NullTenure
 from routilux_mp._supervisor.vigil import Vigil
 from routilux_mp.errors import SettingInvalid
 from routilux_mp.settings import Settings
@@ -54,8 +55,7 @@ def test_payloads_that_wait_for_a_policy_or_for_their_turn_are_spilled_too() -> 
     routines[0].ready.append(Run(0, 0, 0, ready, 0, 1, 1))
     routines[0].slots[0].append(Run(0, 0, 0, in_slot, 0, 1, 1))
     routines[0].held_emits[3] = (1, (Emit(0, held), Emit(0, on_its_way)))
-    on_its_way.ref = (1, 9, 0, 0)
-    live._position = (1, 9)
+    on_its_way.ref = None  # not in the log yet
     live.spill(50)
     assert [batch.data is None for batch in (ready, in_slot, held, on_its_way)] == [True, True, True, False]
 

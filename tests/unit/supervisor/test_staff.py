@@ -12,9 +12,10 @@ from routilux_mp._core.job import Job
 from routilux_mp._core.stimuli import Completion, Submit
 from routilux_mp._core.topology import Topology
 from routilux_mp._supervisor.committer import InstantCommitter
-from routilux_mp._supervisor.live import LiveJob, NullTenure
+from routilux_mp._supervisor.live import LiveJob
 from routilux_mp._supervisor.loop import Loop
 from routilux_mp._supervisor.staff import SILENT_DEATHS_MAX
+from routilux_mp._supervisor.unkept import NullTenure
 from routilux_mp.backends.base import CodeRefused, Died, Event, Exit, Report, Started
 from routilux_mp.errors import BackendError
 from routilux_mp.settings import Settings
@@ -127,7 +128,7 @@ def test_no_descriptor_is_left_for_a_worker(bench: Bench) -> None:
 def test_code_that_can_no_longer_be_loaded_fails_its_jobs(bench: Bench) -> None:
     bad = bench.add("bad")
     refusals: list[tuple[str, str | None]] = []
-    bench.loop.on_code = lambda code_id, refusal: refusals.append((code_id, refusal))
+    bench.loop.on_code = lambda code_id, refusal, sources: refusals.append((code_id, refusal))
     bench.backend.events.append(CodeRefused("bad", "gone", "a"))
     bench.loop.turn(0.01)
     assert bad.job.status == "failed"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from routilux_mp._storage.control import Control
 from routilux_mp._storage.log import Tenure
 from routilux_mp._storage.store import Store
 from routilux_mp._supervisor import remote
+from routilux_mp._supervisor import standby as standby_module
 from routilux_mp._supervisor.standby import Standby
 from routilux_mp.errors import Fenced, NotShippable, RoutiluxError
 from routilux_mp.settings import Settings
@@ -53,6 +57,8 @@ class Bench:
         self.standby = Standby(self.supervisor, capacity=0, flow_of=lambda flow_id: None, say=self.said.append)  # type: ignore[arg-type]
         self.owner = Store(str(root), Settings(lease_s=1000.0))
         self.other = Store(str(root), Settings(lease_s=1000.0, host_id="another host"))
+        #: Requests are looked for at every look, however long that took on this machine.
+        self.ask_again_s = 0.0
 
     def job(self, job_id: str, seal: str = "", by: Store | None = None) -> Tenure:
         tenure = (by or self.owner).create(job_id, b"{}")
@@ -64,6 +70,7 @@ class Bench:
     def look(self) -> list[str]:
         """One look, and the end of what it began; the jobs that were glanced at."""
         self.supervisor.glances.clear()
+        self.standby._ask_again_s = min(self.standby._ask_again_s, self.ask_again_s)
         self.standby.look()
         for thread in list(self.standby._taking.values()):
             thread.join()
@@ -148,6 +155,61 @@ def test_a_paused_job_is_left_alone_until_something_of_it_changes(bench: Bench) 
     remote.send(bench.other, "paused", "cancel")
     bench.look()
     assert bench.supervisor.asked == ["paused", "paused", "paused"]
+
+
+def test_a_request_to_a_paused_job_is_seen_at_the_next_look(bench: Bench) -> None:
+    bench.job("paused", "handover").close()
+    bench.standby._poll_s = 1000.0
+    bench.look()
+    assert bench.look() == [], "its turn comes in some thousand seconds"
+    remote.send(bench.other, "paused", "cancel")
+    bench.look()
+    assert bench.supervisor.asked == ["paused", "paused"]
+    assert bench.look() == [], "the request has led to nothing: it is not tried again and again"
+    remote.send(bench.other, "paused", "resume")
+    bench.look()
+    assert bench.supervisor.asked == ["paused", "paused", "paused"]
+
+
+def test_a_request_that_led_to_nothing_is_tried_again_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.job("paused", "handover").close()
+    remote.send(bench.other, "paused", "cancel")
+    bench.look()
+    bench.look()
+    assert bench.supervisor.asked == ["paused"]
+    later = time.monotonic() + standby_module._RETRY_S
+    monkeypatch.setattr(standby_module, "time", SimpleNamespace(monotonic=lambda: later))
+    bench.look()
+    assert bench.supervisor.asked == ["paused", "paused"]
+
+
+def test_many_paused_jobs_are_looked_after_in_a_small_share_of_the_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        bench.job(f"paused{number}", "handover").close()
+    bench.standby._poll_s = 1e6
+    for _ in range(3):  # a few side by side
+        bench.look()
+    assert len(bench.supervisor.asked) == 5
+    now = [time.monotonic()]
+    seen: list[float] = []
+    control = bench.supervisor.store.control
+
+    def slow(job_id: str) -> Control:
+        now[0] += 0.1
+        seen.append(now[0])
+        return control(job_id)
+
+    monkeypatch.setattr(bench.supervisor.store, "control", slow)
+    monkeypatch.setattr(standby_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    bench.ask_again_s = float("inf")
+    bench.standby._ask_again_s = 0.0
+    begin = now[0]
+    while now[0] < begin + 100.0:
+        bench.look()
+        now[0] += 0.5
+    assert 2 * 5 <= len(seen) <= 4 * 5, "half a second of looking in 50 seconds"
 
 
 def test_what_it_lacks_is_said_once_and_a_lost_race_not_at_all(bench: Bench) -> None:

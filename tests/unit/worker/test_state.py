@@ -12,14 +12,16 @@ from routilux_mp._worker.state import ActivationJobState, Key, Raw
 
 
 class Codec:
+    metadata: dict[str, Any] = {}
+
     def encode_state(self, scope: str, key: str, value: Any) -> bytes:
         return pickle.dumps(value)
 
     def decode_state(self, scope: str, key: str, data: bytes) -> Any:
         return pickle.loads(data)
 
-    def encode_log(self, entry: Any) -> bytes:
-        return pickle.dumps(entry)
+    def encode_at(self, value: Any, place: bytes, where: str) -> bytes:
+        return pickle.dumps(value)
 
 
 def made(committed: dict[Key, Any] | None = None, contended: tuple[str, ...] = ("",)) -> ActivationJobState:
@@ -198,10 +200,13 @@ def test_the_shared_log_takes_dictionaries() -> None:
     state = made()
     state.append_to_shared_log({"n": 1})
     state.append_to_shared_log({"n": 2})
-    assert state.get_shared_log(lambda entry: entry["n"] > 1) == [{"n": 2}]
+    [entry] = state.get_shared_log(lambda entry: entry["n"] > 1)
+    assert set(entry) == {"n", "timestamp"}
+    state.append_to_shared_log({"n": 3, "timestamp": "mine"})
+    assert state.get_shared_log()[-1] == {"n": 3, "timestamp": "mine"}
     with pytest.raises(TypeError, match="dict"):
         state.append_to_shared_log("text")  # type: ignore[arg-type]
-    assert [op.op for op in state.finish()[0]] == ["log", "log"]
+    assert [op.op for op in state.finish()[0]] == ["log"] * 3
 
 
 def test_hidden_values_are_out_of_sight() -> None:

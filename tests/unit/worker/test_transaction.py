@@ -21,7 +21,7 @@ from routilux_mp._serialization.items import MARKED, PLAIN, WHOLE, encode_item, 
 from routilux_mp._worker.failures import describe
 from routilux_mp._worker.files import HandedBack
 from routilux_mp._worker.jobs import JobHere, RoutineHere
-from routilux_mp._worker.liveness import INDEX, LEASE_NS, Page
+from routilux_mp._worker.liveness import INDEX, LEASE_NS, START_NS, Page
 from routilux_mp._worker.spill import PayloadReader, is_reference, referred_blob
 from routilux_mp._worker.transaction import Transaction
 from routilux_mp._worker.wire import JobInfo
@@ -156,6 +156,23 @@ def test_late_sending_takes_what_is_finished_and_leaves_the_rest(bench: Bench) -
     bench.finish()
     bench.transaction.flush(is_last=True)
     assert bench.values(bench.sent[-1]) == [{"n": 2}]
+
+
+def test_what_runs_still_is_not_the_time_of_what_is_finished(bench: Bench) -> None:
+    bench.transaction.job.flush_ns = 0
+    opened = bench.transaction._busy_since_ns
+    bench.finish()
+    bench.page.numbers[START_NS] = started = time.monotonic_ns()
+    bench.transaction.enter_handler()
+    bench.transaction.flush_finished()
+    running_since = time.monotonic_ns()
+    bench.transaction.leave_handler()
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    first, second = bench.sent
+    assert (first.done, second.done) == (1, 1)
+    assert first.busy_ns == started - opened
+    assert second.busy_ns >= running_since - started
 
 
 def test_a_cursor_makes_what_came_before_it_permanent(bench: Bench) -> None:

@@ -1,0 +1,176 @@
+"""When commits wait for company: while every core has work, and nobody outside has asked for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from routilux_mp._core.batch import Batch
+from routilux_mp._core.effects import Work
+from routilux_mp._core.job import Job
+from routilux_mp._core.stimuli import Annotate, Completion, Emit, Pause, StateOp, Stimulus, Submit
+from routilux_mp._core.topology import ConnectionSpec, Topology
+from routilux_mp._supervisor.commits import GATHER_NS
+from routilux_mp._supervisor.committer import InstantCommitter
+from routilux_mp._supervisor.live import LiveJob, NullTenure
+from routilux_mp._supervisor.loop import Loop
+from routilux_mp.backends.base import Event, Message, Report, Started
+from routilux_mp.settings import Settings
+from tests.unit.core.core_bench import routine
+
+MS = 1_000_000
+
+
+class Clock:
+    now = 10**18
+
+    def now_ns(self) -> int:
+        return self.now
+
+    def monotonic_ns(self) -> int:
+        return self.now
+
+
+class Backend:
+    """Workers that do nothing by themselves."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.given: dict[int, list[Work]] = {0: [], 1: []}  # per routine
+        self.waits: list[float | None] = []
+
+    def poll(self, timeout_s: float | None) -> list[Event]:
+        self.waits.append(timeout_s)
+        events, self.events = self.events, []
+        return events
+
+    def start(self, worker: int, code_id: str) -> None:
+        self.events.append(Started(worker, worker))
+
+    def send(self, worker: int, message: Message, job_id: str = "") -> None:
+        if isinstance(message, Work):
+            self.given[message.routine].append(message)
+
+    def running(self, worker: int) -> tuple[int, int, int]:
+        return (0, -1, 0)
+
+
+class World:
+    """A routine with two workers that feeds another one; 10 ms for each of its activations."""
+
+    def __init__(self, cores: int) -> None:
+        self.clock, self.backend = Clock(), Backend()
+        self.loop = Loop(
+            replace(Settings(), durability="none"), self.backend, InstantCommitter(), self.clock,  # type: ignore[arg-type]
+            introduce=lambda live, slot: None, read_batch=lambda live, batch: b"",
+            on_print=lambda stream, text: None, documents=lambda live: lambda: (None, b""), workers_max=4, cores=cores,
+        )  # fmt: skip
+        topology = Topology(
+            "f", "concurrent", (routine("a", workers=2), routine("b", events=0)), (ConnectionSpec(0, 0, 1, 0),)
+        )
+        self.live = LiveJob(Job("j"), NullTenure(10), "code")
+        self.loop.add(self.live, Submit("f", topology.to_plain(), 0, 0, Batch(100, b"x")))
+        self.turn()
+        self.turn()
+        for _ in range(4):  # until it is known how long they take, and the first of b has run
+            self.finish()
+            self.clock.now += GATHER_NS
+            self.turn()
+            self.drain()
+        assert self.loop.placement.are_busy({work.worker for work in self.backend.given[0]}, 9 * MS) == (cores <= 2)
+
+    def turn(self) -> None:
+        self.loop.turn(None)
+
+    def finish(self) -> None:
+        """The oldest of routine a is done."""
+        work = self.backend.given[0].pop(0)
+        emits = (Emit(0, Batch(1, b"y")),)
+        self.backend.events.append(
+            Report(work.worker, Completion(work.dispatch, 1, emits, is_last=True, busy_ns=10 * MS), "j")
+        )
+
+    def drain(self) -> None:
+        """All that b has is done."""
+        while self.backend.given[1]:
+            work = self.backend.given[1].pop()
+            count = sum(part.count for part in work.parts)
+            self.backend.events.append(
+                Report(work.worker, Completion(work.dispatch, count, is_last=True, busy_ns=100), "j")
+            )
+            self.turn()
+
+    def finish_two(self) -> None:
+        """The first goes at once, since the last commit is long ago; the second follows it closely."""
+        self.clock.now += GATHER_NS
+        self.finish()
+        self.turn()
+        self.drain()
+        self.clock.now += MS
+        self.finish()
+        self.turn()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World(cores=2)
+    yield made
+    assert made.live.lost is None
+
+
+def test_while_every_core_is_busy_a_commit_waits_for_company_and_not_for_ever(world: World) -> None:
+    world.finish_two()
+    assert world.live.records
+    assert not world.backend.given[1]
+    world.turn()
+    left_s = world.backend.waits[-1]
+    assert left_s is not None
+    assert 0 < left_s <= (GATHER_NS - MS) / 1e9  # the loop wakes by itself
+    world.clock.now += GATHER_NS
+    world.turn()
+    assert not world.live.records
+    assert len(world.backend.given[1]) == 1
+
+
+def test_with_a_core_to_spare_it_goes_at_once() -> None:
+    world = World(cores=3)
+    world.finish_two()
+    assert not world.live.records
+    assert len(world.backend.given[1]) == 1
+
+
+def test_a_worker_that_runs_out_of_work_ends_the_waiting(world: World) -> None:
+    world.finish_two()
+    slots = world.loop.placement.workers.values()
+    job = world.live.job
+    job.routines[0].ready.clear()  # there is nothing to follow for it
+    while world.backend.given[0] and world.live.records:
+        assert sum(slot.load > 0 for slot in slots if slot.routine == "a") == 2
+        world.finish()
+        world.turn()
+    assert len(world.backend.given[1]) >= 1
+
+
+def test_a_generator_may_be_waiting_for_the_world(world: World) -> None:
+    world.clock.now += GATHER_NS
+    work = world.backend.given[0][0]
+    world.backend.events.append(Report(work.worker, Completion(work.dispatch, 0, cursor=b"1"), "j"))
+    world.turn()
+    world.clock.now += MS
+    other = next(w for w in world.backend.given[0] if w.worker != work.worker)
+    world.backend.given[0].remove(other)
+    world.backend.given[0].insert(0, other)
+    world.finish()
+    world.turn()
+    assert not world.live.records
+
+
+@pytest.mark.parametrize("wish", [Pause("please", b""), Annotate((StateOp("set", "", "key", b"x"),))])
+def test_what_somebody_asked_for_waits_for_nothing(world: World, wish: Stimulus) -> None:
+    world.finish_two()
+    assert world.live.records
+    world.loop.happen(world.live, wish, world.clock.now)
+    world.turn()
+    assert not world.live.records
