@@ -6,9 +6,12 @@ read again with every recovery, and what no commit can hold would cost the job.
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterable, Sized
 
 from ..errors import EmissionNotSerializable
+
+#: Values of one activation in all: they are one record, and a commit file takes no more.
+ACTIVATION_BYTES_MAX = 192 * 1024 * 1024
 
 
 def check_size(data: Sized, bytes_max: int, where: str) -> None:
@@ -21,4 +24,18 @@ def check_size(data: Sized, bytes_max: int, where: str) -> None:
         raise EmissionNotSerializable(
             f"{where}: {len(data)} bytes are more than value_bytes_max ({bytes_max}). Emit it, since large emissions "
             f"go to files of their own; or write it to a file and keep the path; or raise the setting value_bytes_max"
+        )
+
+
+def check_total(values: Iterable[object]) -> None:
+    """Refuse what one activation wrote if no commit can hold it.
+
+    Raises:
+        EmissionNotSerializable: its size and what to do.
+    """
+    total = sum([len(value) for value in values if isinstance(value, bytes)])
+    if total > ACTIVATION_BYTES_MAX:
+        raise EmissionNotSerializable(
+            f"one activation wrote {total} bytes of state, log entries and outputs; more than {ACTIVATION_BYTES_MAX} "
+            f"cannot be committed at once. Emit large data, commit cursors in between, or write it to a file"
         )

@@ -14,6 +14,7 @@ import inspect
 import re
 import sys
 import textwrap
+import threading
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ SOURCES_BYTES_MAX: Final = 64 * 1024 * 1024
 #: Where an object lies says nothing about the code.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
+#: CPython 3.11 fails with a SystemError when two threads parse at once (gh-106905).
+_parsing: Final = threading.Lock()
 #: Finding the text of a class means to parse its module.
 _classes: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
 
@@ -130,7 +133,8 @@ def _tree(source: str) -> dict[str, str] | None:
     if len(source) > SOURCE_CHARACTERS_MAX:
         return None
     try:
-        module = ast.parse(textwrap.dedent(source))
+        with _parsing:
+            module = ast.parse(textwrap.dedent(source))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     found: dict[str, str] = {}
@@ -172,7 +176,8 @@ def _part(thing: type | FunctionType, code: bytes) -> dict[str, Any]:
     source, file = None, None
     try:
         file = inspect.getsourcefile(thing)
-        source = inspect.getsource(thing)
+        with _parsing:
+            source = inspect.getsource(thing)
     except (OSError, TypeError, IndexError, SyntaxError):
         pass  # typed at a prompt, or its file has changed since
     if source is not None and len(source) > SOURCE_CHARACTERS_MAX:

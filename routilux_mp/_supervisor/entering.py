@@ -362,6 +362,9 @@ def _requests(supervisor: Supervisor, job: Job) -> list[Heard]:
 
 def _seal_ended(supervisor: Supervisor, reading: recovery.Reading) -> None:
     """The job has ended, and its last owner did not live to say so to people, nor to whoever waits for its SEAL."""
+    glance = supervisor.store.glance(reading.job.job_id)
+    if glance is not None and glance.seal_reason == "ended":
+        return  # it lives and has said so; should it say so only now, both have
     tenure = supervisor.store.take_over(reading.job.job_id, "takeover", reading.log)[1]
     try:
         put_in_place(reading.outputs)

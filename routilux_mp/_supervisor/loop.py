@@ -235,8 +235,9 @@ class Loop:
                 slot = self.placement.workers.get(worker)
                 if slot is not None:
                     self.staff.reported(slot.code_id)
+                    busy_ns = 0 if completion.answers else completion.busy_ns  # a policy's pace is not its routine's
                     self.placement.reported(
-                        slot, completion.dispatch, completion.done, completion.is_last, completion.busy_ns, now
+                        slot, completion.dispatch, completion.done, completion.is_last, busy_ns, now
                     )
                 live = self.jobs.get(job_id)
                 if live is not None:

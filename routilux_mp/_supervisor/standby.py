@@ -331,8 +331,9 @@ class Standby:
             case Fenced() | JobOwned():
                 log.debug("job %s went to another standby: %s", job_id, result)
             case NeverBegan():
+                # Its maker was silent, and may only have been slow: should it write its first record yet, that shows.
                 log.info("%s", result)
-                self._end(job_id)
+                self._park(job_id, glance[:2], _RETRY_S)
             case StorageError():
                 self._park(job_id, glance[:2], _RETRY_STORAGE_S if type(result) is StorageError else _RETRY_S)
                 self._say_once(job_id, f"job {job_id} ({why}) cannot be run here", result)

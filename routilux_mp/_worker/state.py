@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol
 
 from .._core.stimuli import STATE_OPS, StateOp
+from .._serialization.limits import check_total
 from .notes import SHARED, NoteCodec, Notes, Nothing, Past
 
 #: A value as it travels: encoded bytes, a number, or (base, items) of an appended list.
@@ -166,6 +167,7 @@ class ActivationJobState(Notes):
         """What the activation changed, and, if it changed anything, what it read that others may change."""
         self._collect_changes_in_place()
         ops = self._ops
+        check_total(op.value for op in ops)
         reads = tuple(sorted(self._reads)) if any(op.op in STATE_OPS for op in ops) else ()
         for key, value in self._own.items():
             if isinstance(value, Missing):

@@ -84,6 +84,7 @@ def test_a_dead_workers_blobs_go_after_two_rolls(tmp_path: Path) -> None:
     assert not [name for name in left if name.startswith(f"{writer}.")]
 
 
+@pytest.mark.slow
 def test_what_a_killed_supervisor_left_goes_when_another_takes_over(tmp_path: Path) -> None:
     program = (
         "import os, sys\n"

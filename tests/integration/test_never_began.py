@@ -62,7 +62,7 @@ def test_it_cannot_be_resumed(root: Path) -> None:
         runtime.resume_job("j", flow)
 
 
-def test_a_standby_forgets_it(root: Path) -> None:
+def test_a_standby_leaves_it_alone(root: Path) -> None:
     settings = Settings(checkpoint_dir=str(root), backend="inline")
     said: list[str] = []
     supervisor = Supervisor(settings)
@@ -73,7 +73,7 @@ def test_a_standby_forgets_it(root: Path) -> None:
         for thread in list(standby._taking.values()):
             thread.join(30)
         standby.look()
-        assert standby._ended == {"j"}
+        assert not standby._ended, "its maker may only be slow"
         assert not said
         standby.look()
         assert not standby._taking

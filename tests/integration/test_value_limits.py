@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from routilux_mp import Flow, Routine, Runtime
+from routilux_mp._serialization import limits
 from routilux_mp.errors import EmissionNotSerializable
 
 DEADLINE_S = 20.0
@@ -76,3 +77,31 @@ def test_parameters_and_state_from_outside_are_refused_too(runtime: Runtime) -> 
     flow.resume(state)
     assert flow.wait_for_completion(DEADLINE_S, state)
     assert list(state.results("keeps", "out")) == [{"size": 5}]
+
+
+class KeepsMany(Routine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_slot("trigger", handler=self.go)
+        self.add_event("out")
+
+    def go(self, count: int) -> None:
+        state = self.get_execution_context().job_state  # type: ignore[union-attr]
+        for number in range(count):
+            state.update_shared_data(f"k{number}", BIG[:9000])
+        self.emit("out", kept=sorted(state.shared_data))
+
+
+def test_what_no_commit_could_hold_is_refused_where_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ACTIVATION_BYTES_MAX", 50_000)
+    flow = Flow("many")
+    flow.add_routine(KeepsMany(), "keeps")
+    with Runtime(1, backend="inline", checkpoint_dir=str(tmp_path)) as runtime:
+        state = runtime.execute(flow, "keeps", {"count": 6})
+        assert flow.wait_for_completion(DEADLINE_S, state)
+        assert state.status == "failed"
+        assert "cannot be committed at once" in str(state.error)
+        assert dict(state.shared_data) == {}
+        state = runtime.execute(flow, "keeps", {"count": 5})
+        assert flow.wait_for_completion(DEADLINE_S, state)
+        assert [len(r["kept"]) for r in state.results("keeps", "out")] == [5]

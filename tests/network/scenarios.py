@@ -75,7 +75,6 @@ def of_two_standbys_one_wins(cluster: Cluster) -> None:
     eventually(lambda: any("completed" in s.said() for s in standbys), "the job completes", *standbys)
     cluster.require_completed(120)
     assert sum(standby.said().count("took over") for standby in standbys) == 1
-    assert len(cluster.twice()) <= 3, "more ran twice than was in flight"
 
 
 def a_hand_over_runs_nothing_twice(cluster: Cluster) -> None:

@@ -29,7 +29,7 @@ def outcome(state: JobState) -> dict[str, Any]:
         "error": state.error,
         "results": results,
         "shared": dict(state.shared_data),
-        "log": state.shared_log,
+        "log": [{key: value for key, value in entry.items() if key != "timestamp"} for entry in state.shared_log],
         "sums": {
             rid: {k: v for k, v in s.items() if k in ("total", "last")} for rid, s in state.routine_states.items()
         },

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -42,9 +43,16 @@ class Committed(NamedTuple):
     status: str
 
 
+class Views(NamedTuple):
+    """What may be amiss with the documents that people open, after what has happened."""
+
+    state_may_be_stale: bool
+    flow_may_be_missing: bool
+
+
 def judge(
     job: Path, said: Sequence[Note], frozen: Sequence[Frozen], lease_s: float, wanted: Iterable[int],
-    optional: set[int], *, views_may_be_stale: bool = False,
+    optional: set[int], views: Views,
 ) -> list[str]:  # fmt: skip
     """What is wrong; nothing, one hopes. ``wanted``: what the job must have counted; ``optional``: what it may have."""
     said = [note for note in said if note.words[0].partition("/")[0] == job.name]
@@ -58,7 +66,7 @@ def judge(
     mine = [note for note in said if note.kind in "SE"]
     wrong += _handlers(mine, committed)
     wrong += _ran_again(mine, committed, said, frozen, int(lease_s * 1e9))
-    wrong += _replay(job, committed, views_may_be_stale)
+    wrong += _replay(job, committed, views)
     return wrong
 
 
@@ -154,8 +162,10 @@ def _results(record: Completed) -> list[tuple[int, str]]:
 
 def _end(files: Sequence[Placed], committed: Committed, wanted: set[int], optional: set[int]) -> Iterable[str]:
     """The job came to the end that it comes to undisturbed."""
-    last = files[-1] if files else None
-    if last is None or last.kind != SEAL or last.document["reason"] != "ended" or committed.status != "completed":
+    # Whoever seals it for an owner that was only slow may find itself behind that one's SEAL, with another epoch.
+    behind = list(takewhile(lambda file: file.kind != COMMIT, reversed(files)))
+    is_sealed = any(file.kind == SEAL and file.document["reason"] == "ended" for file in behind)
+    if not is_sealed or committed.status != "completed":
         yield f"the job has not come to its end: {committed.status or 'it goes on'}"
     found = Counter(i for i, _ in committed.results)
     if twice := [i for i, count in found.items() if count > 1]:
@@ -215,12 +225,12 @@ def _ran_again(
                 yield f"{line.words[0]} was begun by a worker of process {line.family}, long after that was stopped"
 
 
-def _replay(job: Path, committed: Committed, views_may_be_stale: bool) -> Iterable[str]:
+def _replay(job: Path, committed: Committed, views: Views) -> Iterable[str]:
     """What the package reads from the directory now."""
     try:
         with Store(str(job.parent), Settings()) as store:
             reading = recovery.read(store, job.name, Settings())
-            views = store.read_views(job.name)
+            flow, state = store.read_views(job.name)
     except RoutiluxError as error:
         yield f"it cannot be replayed: {error}"
         return
@@ -229,5 +239,7 @@ def _replay(job: Path, committed: Committed, views_may_be_stale: bool) -> Iterab
     numbers = [found.results.get(place, 0) for place in found.results]
     if found.status != "completed" or sum(numbers) != count:
         yield f"replayed: {found.status}, {found.results}; the log has {count} results"
-    if (None in views or b"completed" not in (views[1] or b"")) and not views_may_be_stale:
-        yield "the documents of the job do not tell of its end"
+    if b"completed" not in (state or b"") and not views.state_may_be_stale:
+        yield "job_state.json does not tell of the end"
+    if flow is None and not views.flow_may_be_missing:
+        yield "there is no flow.json"

@@ -35,15 +35,15 @@ def main() -> int:
     begin = time.monotonic()
     leaders = dict(_start(options, folder, number) for number in range(options.jobs))
     total = _Total(options)
+    pipes = list(leaders)
     try:
-        _hear(list(leaders), total)
-    except BaseException:  # whatever it is: nobody goes on without us
+        _hear(pipes, total)
+    except KeyboardInterrupt:  # they break off what they do, and say what they have met
         for pid in leaders.values():
             os.kill(pid, signal.SIGTERM)
-        raise
-    finally:
-        for pid in leaders.values():
-            total.broken += os.waitpid(pid, 0)[1] != 0
+        _hear(pipes, total)
+    for pid in leaders.values():
+        total.broken += os.waitpid(pid, 0)[1] != 0
     total.tell(time.monotonic() - begin)
     if not total.broken:
         shutil.rmtree(folder, ignore_errors=True)
@@ -111,7 +111,7 @@ def _start(options: argparse.Namespace, folder: Path, number: int) -> tuple[IO[s
         _lead(options, folder / f"leader-{number}", number, write)
         status = 0
     except KeyboardInterrupt:
-        pass  # it was told to
+        status = 0  # it was told to
     except BaseException:  # nothing may return into what the parent does
         traceback.print_exc()
     finally:
@@ -124,18 +124,20 @@ def _lead(options: argparse.Namespace, folder: Path, number: int, write: int) ->
     begin = time.monotonic()
     mutant = MUTANTS[options.mutant] if options.mutant else None
     leader = Leader(folder, options.limit, mutant.break_it if mutant is not None else nothing)
-    for seed in range(options.seed + number, options.seed + options.runs, options.jobs):
-        if options.seconds and time.monotonic() - begin > options.seconds:
-            break
-        plan = plan_of(seed) if mutant is None else mutant.plan_of(seed)
-        outcome = leader.run(plan)
-        told = {"seed": seed, "wrong": outcome.wrong, "faults": outcome.faults, "folder": str(outcome.folder)}
-        _tell(write, told | {"wall_s": outcome.wall_s, "plan": str(plan) if outcome.wrong else ""})
-        if mutant is not None and outcome.wrong:
-            break  # it is found
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in used)
-    _tell(write, {"hits": leader.points.hits(), "unknown": sorted(leader.unknown), "cpu_s": cpu_s})
+    try:
+        for seed in range(options.seed + number, options.seed + options.runs, options.jobs):
+            if options.seconds and time.monotonic() - begin > options.seconds:
+                break
+            plan = plan_of(seed) if mutant is None else mutant.plan_of(seed)
+            outcome = leader.run(plan)
+            told = {"seed": seed, "wrong": outcome.wrong, "faults": outcome.faults, "folder": str(outcome.folder)}
+            _tell(write, told | {"wall_s": outcome.wall_s, "plan": str(plan) if outcome.wrong else ""})
+            if mutant is not None and outcome.wrong:
+                break  # it is found
+    finally:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in used)
+        _tell(write, {"hits": leader.points.hits(), "unknown": sorted(leader.unknown), "cpu_s": cpu_s})
 
 
 def _tell(write: int, told: dict[str, Any]) -> None:

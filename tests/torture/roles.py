@@ -97,6 +97,7 @@ def _own(process: Process, said: Notes) -> int:
         state = JobState(flow.FLOW_ID)
         state.job_id = process.job_id
         runtime.exec(made, {"n": process.items}, state)
+        state._live_or_fail().handle.wait(lambda view: view.status != "pending")  # while its disk is full it may be
         said.event("accepted")
         note("B", process.job_id)
         if JobState.wait_for_completion(made, state, timeout=300):

@@ -15,8 +15,8 @@ from routilux_mp._storage.log import Tenure
 from routilux_mp._storage.store import Store
 from routilux_mp._supervisor import remote
 from routilux_mp._supervisor import standby as standby_module
-from routilux_mp._supervisor.standby import Standby
-from routilux_mp.errors import Fenced, NotShippable, RoutiluxError
+from routilux_mp._supervisor.standby import Found, Standby
+from routilux_mp.errors import Fenced, NeverBegan, NotShippable, RoutiluxError
 from routilux_mp.settings import Settings
 
 
@@ -155,6 +155,21 @@ def test_a_paused_job_is_left_alone_until_something_of_it_changes(bench: Bench) 
     remote.send(bench.other, "paused", "cancel")
     bench.look()
     assert bench.supervisor.asked == ["paused", "paused", "paused"]
+
+
+def test_a_job_that_had_not_begun_is_looked_at_again_once_it_has(bench: Bench) -> None:
+    """Its maker was silent, so it was looked at, and was only slow. Found by `scripts/torture`."""
+    tenure = bench.owner.create("j-slow", b"{}")
+    bench.supervisor.answer = NeverBegan("it never began")
+    found = Found("j-slow", bench.owner.glance("j-slow"), "silent")  # type: ignore[arg-type]
+    bench.standby._take(found)
+    bench.standby._collect()
+    assert bench.said == []
+    tenure.commit([b"record"])
+    tenure.seal("handover")
+    bench.supervisor.answer = "paused"
+    bench.look()
+    assert bench.supervisor.asked == ["j-slow", "j-slow"]
 
 
 def test_a_request_to_a_paused_job_is_seen_at_the_next_look(bench: Bench) -> None:
