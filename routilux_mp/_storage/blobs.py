@@ -33,6 +33,9 @@ _MAGIC = b"RMPBLOB1"
 #: In memory, where nothing is kept: its payload has no checksum, which would cost as much as writing it.
 _MAGIC_UNCHECKED = b"RMPBLOB0"
 TRAILER_BYTES = _TRAILER.size + _CRC.size
+#: Directories whose names this process has made sure of, the oldest first.
+_durable: dict[tuple[FileSystem | None, str], None] = {}
+_DURABLE_MAX = 256
 
 
 class BlobRef(NamedTuple):
@@ -85,11 +88,12 @@ def begin_blob_file(
     That is to be called once, by whichever thread, and raises as this does. Without `is_checked` damage of the payload
     is not found: for what lies in memory only.
     """
+    known = (fs, blob_dir)
     fs = fs or _files_for(blob_dir)
     path = f"{blob_dir}/{name}"
     full_name = check_blob_name(f"{blob_dir.rsplit('/', 1)[-1]}/{name}")
     with blocked(path):
-        at = _open_or_make(fs, blob_dir)
+        at = _open_or_make(fs, blob_dir, known)
         try:
             try:
                 handle = fs.create(name, at)
@@ -122,20 +126,27 @@ def _make_durable(fs: FileSystem, at: int, name: str, handle: int, path: str) ->
             let_go(fs, at)
 
 
-def _open_or_make(fs: FileSystem, blob_dir: str) -> int:
+def _open_or_make(fs: FileSystem, blob_dir: str, known: tuple[FileSystem | None, str]) -> int:
     """Most jobs have no blobs, so it is the first one that makes the directory, durably."""
-    try:
-        return _open_folder(fs, blob_dir)
-    except FileNotFoundError:
-        above, _, epoch = blob_dir.rpartition("/")
-        job = fs.open_root(os.path.dirname(above), create=False)
+    if known in _durable:
         try:
-            return Putter(fs, b"").make_dirs(job, (BLOBS, epoch), where=blob_dir)
-        except OutcomeUnknown as error:
-            # Of a directory nothing is named yet: the payload is not there, and it is no fault of who emits it.
-            raise StorageBlocked(str(error)) from error
-        finally:
-            fs.close(job)
+            return _open_folder(fs, blob_dir)
+        except FileNotFoundError:
+            pass
+    # Also when it is there: whoever made it may have died before its name was durable.
+    above, _, epoch = blob_dir.rpartition("/")
+    job = fs.open_root(os.path.dirname(above), create=False)
+    try:
+        handle = Putter(fs, b"").make_dirs(job, (BLOBS, epoch), where=blob_dir)
+    except OutcomeUnknown as error:
+        # Of a directory nothing is named yet: the payload is not there, and it is no fault of who emits it.
+        raise StorageBlocked(str(error)) from error
+    finally:
+        fs.close(job)
+    if len(_durable) >= _DURABLE_MAX:
+        _durable.pop(next(iter(_durable)), None)
+    _durable[known] = None
+    return handle
 
 
 def _write(

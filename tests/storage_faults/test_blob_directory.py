@@ -23,3 +23,21 @@ def test_it_is_tried_again(nth: int, tmp_path: Path) -> None:
         put_blob_file(folder, "a-1", [b"payload"], fs=files)
     put_blob_file(folder, "a-2", [b"payload"], fs=files)
     assert bytes(map_blob(f"{folder}/a-2")) == b"payload"
+
+
+def test_a_directory_that_somebody_else_made_is_made_durable_too(tmp_path: Path) -> None:
+    # Its maker may have been killed between the two: then only a power cut would show that its name was not kept.
+    folder = tmp_path / "job" / "blobs" / "e0000001"
+    folder.mkdir(parents=True)
+    synced = 0
+
+    def note(operation: str, args: tuple[object, ...]) -> bool:
+        nonlocal synced
+        synced += operation == "fsync"
+        return False
+
+    files = FaultyFiles(RealFiles(), 1, error=errno.EIO, only=note)
+    put_blob_file(str(folder), "a-1", [b"payload"], fs=files)
+    assert synced == 4, "the job's directory, blobs/, the file, and the epoch's directory"
+    put_blob_file(str(folder), "a-2", [b"payload"], fs=files)
+    assert synced == 6

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from routilux_mp._storage import files as storage_files
+from routilux_mp._storage.blobs import put_blob_file
 from routilux_mp._worker import files as worker_files
 from routilux_mp._worker.files import Files, HandedBack
 from routilux_mp._worker.spill import PayloadReader
@@ -57,7 +58,7 @@ class Disk:
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+def disk(monkeypatch: pytest.MonkeyPatch, blobs: Path) -> Iterator[Disk]:
     disk = Disk(monkeypatch)
     yield disk
     disk.may_finish.set()
@@ -67,6 +68,8 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 def blobs(tmp_path: Path) -> Path:
     folder = tmp_path / "job" / "blobs" / "e0000001"
     folder.mkdir(parents=True)
+    put_blob_file(str(folder), "first", [b""])  # what the first one waits for besides, these tests are not about
+    (folder / "first").unlink()
     return folder
 
 
