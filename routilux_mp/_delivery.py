@@ -72,6 +72,10 @@ class _Follower(ABC, Generic[T]):
         """Whether it is one of those that :meth:`_count` counts."""
         return True
 
+    def _is_new(self, item: T, before: int) -> bool:
+        """Whether it has come since this process has had the job; ``before``: how many came before."""
+        return self._told >= before
+
     def _end(self) -> None:
         """Nothing more comes."""
 
@@ -94,7 +98,7 @@ class _Follower(ABC, Generic[T]):
         with self._open() as new:
             while True:
                 for item in new():
-                    if self._told >= before:
+                    if self._is_new(item, before):
                         self._guarded(lambda item=item: self._tell(item))  # type: ignore[misc]
                     if self._is_counted(item):
                         with self._progress:
@@ -162,6 +166,9 @@ class Observer(_Follower[HistoryItem | Ran]):
 
     def _is_counted(self, item: HistoryItem | Ran) -> bool:
         return type(item) is HistoryItem
+
+    def _is_new(self, item: HistoryItem | Ran, before: int) -> bool:
+        return type(item) is Ran or super()._is_new(item, before)  # those it counts itself
 
     def _tell(self, item: HistoryItem | Ran) -> None:
         rid, state = item.routine_id, self._state

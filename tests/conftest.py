@@ -16,6 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How quick a draw is says nothing on a machine that is shared.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LEAK_DEADLINE_S = 3.0
@@ -32,6 +37,7 @@ _SLOW_RINGS = (
     "tests/simulation/test_mutants.py", "tests/simulation/test_store_sim.py", "tests/acceptance/test_examples.py",
     "tests/acceptance/test_demo.py", "tests/acceptance/test_end_of_script.py", "tests/integration/test_api_details.py",
     "tests/integration/test_documents.py", "tests/integration/test_error_table.py", "tests/seeds/test_programs.py",
+    "tests/network", "tests/torture",
 )  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def test_resuming_what_runs_elsewhere_is_refused(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 def test_a_paused_job_that_nobody_owns_is_cancelled_by_a_standby_soon(cluster: Cluster) -> None:
-    owner = cluster.owner(100)
+    owner = cluster.owner(600)
     eventually(lambda: cluster.count() >= 10, "10 items", owner)
     assert cluster.ask("pause", cluster.job())["status"] == "paused"
     assert owner.wait() == 4
@@ -260,7 +260,7 @@ def test_an_owner_that_does_not_answer_is_taken_over_all_the_same(cluster: Clust
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_job_handed_over_by_the_library_can_be_had_back(cluster: Cluster) -> None:
-    owner = cluster.owner(100)
+    owner = cluster.owner(600)
     eventually(lambda: cluster.count() >= 10, "10 items", owner)
     with Runtime(2, checkpoint_dir=str(cluster.root), settle_s=0) as runtime:
         state = runtime.resume_job(cluster.job_id(), takeover=True)

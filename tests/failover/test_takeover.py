@@ -35,7 +35,8 @@ def test_a_killed_owner_is_succeeded_at_once(tmp_path: Path) -> None:
         assert theirs[0].time_s - killed < SOON_S
         eventually(lambda: "completed" in standby.said(), "the job completes", standby)
         cluster.require_completed(150)
-        assert len(cluster.twice()) <= 3, "more ran twice than was in flight"
+        # Of 10 ms each: what ran, and what was on its way to the disk (20 ms of gathering, a commit, a busy machine).
+        assert len(cluster.twice()) <= 12, "more ran twice than was in flight"
         assert "is gone" in standby.said()
         owner.wait()
 
@@ -145,7 +146,7 @@ def test_a_standby_takes_no_more_than_its_capacity(tmp_path: Path) -> None:
 def test_a_paused_job_stays_where_it_is(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         standby = cluster.standby()
-        owner = cluster.owner(150)
+        owner = cluster.owner(600)
         eventually(lambda: cluster.count() >= 20, "20 items", owner)
         assert cluster.ask("pause", cluster.job())["status"] == "paused"
         assert owner.wait() == 4
@@ -163,12 +164,12 @@ def test_a_paused_job_stays_where_it_is(tmp_path: Path) -> None:
 def test_a_job_that_is_offered_goes_on_elsewhere(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         standby = cluster.standby()
-        owner = cluster.owner(120)
+        owner = cluster.owner(400)
         eventually(lambda: cluster.count() >= 20, "20 items", owner)
         assert cluster.ask("pause", cluster.job(), "--handover")["answer"] == "accepted"
         owner.wait()
         eventually(lambda: "completed" in standby.said(), "the job completes", standby)
-        cluster.require_completed(120)
+        cluster.require_completed(400)
         assert cluster.twice() == []
 
 
