@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,15 @@ if TYPE_CHECKING:
     from ._live import LiveJob
 
 
-class Messages:
+class Messages(ABC):
     """The part of a JobState that is neither status nor state nor history."""
 
     _source: Document | LiveJob
     _output_handler: OutputHandler | None
 
+    @abstractmethod
     def _write(self, method: str, *arguments: Any) -> None:
-        raise NotImplementedError  # JobState has it
+        """Change the job, or the document of one."""
 
     # -- shared log -----------------------------------------------------------------------------
 

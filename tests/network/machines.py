@@ -27,7 +27,7 @@ hostname "$name"
 mount -t tmpfs tmpfs /tmp
 ip link set lo up; ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up
 ip addr add "10.9.0.$n/24" dev eth1; ip link set eth1 up
-mkdir -p /run/sshd /run/rpcbind /export /shared /work/log
+mkdir -p /run/sshd /run/rpcbind /export /shared /srv/log
 /usr/sbin/sshd
 rpcbind; rpc.statd
 if [ "$n" = 1 ]; then
@@ -77,20 +77,20 @@ class Machine:
 
     def start(self, what: str, arguments: str) -> None:
         """``routilux-mp`` there, in the background; `said` and `exit` tell of it later by the name ``what``."""
-        names = "ROUTILUX_MP_KEY_FILE=/work/key PYTHONPATH=/opt/site:/opt/routilux"
+        names = "ROUTILUX_MP_KEY_FILE=/srv/key PYTHONPATH=/opt/site:/opt/routilux"
         main = f"env {names} python3 -um routilux_mp.cli {arguments}"
         inner = f"{main} & echo $! > {what}.pid; wait $!; echo exit $? >> {what}.said"
-        self.run(f"cd /work; setsid sh -c '{inner}' > {what}.said 2>&1 < /dev/null &")
+        self.run(f"cd /srv; setsid sh -c '{inner}' > {what}.said 2>&1 < /dev/null &")
 
     def said(self, what: str) -> str:
-        return self.run(f"cat /work/{what}.said", is_checked=False)
+        return self.run(f"cat /srv/{what}.said", is_checked=False)
 
     def kill(self, what: str, number: str) -> None:
-        self.run(f"kill -{number} $(cat /work/{what}.pid)")
+        self.run(f"kill -{number} $(cat /srv/{what}.pid)")
 
     def marks(self) -> list[tuple[int, float]]:
         """(item, when) of every handler that began there."""
-        lines = self.run("cat /work/log/* 2>/dev/null", is_checked=False).splitlines()
+        lines = self.run("cat /srv/log/* 2>/dev/null", is_checked=False).splitlines()
         return [(int(item), float(when)) for item, when in map(str.split, lines)]
 
     def python(self, program: str, *arguments: object) -> str:
@@ -98,7 +98,7 @@ class Machine:
         return self.run(f"PYTHONPATH=/opt/site:/opt/routilux python3 - {words}", program.encode())
 
     def clear(self) -> None:
-        self.run("cd /work; for p in *.pid; do kill -9 $(cat $p); done; rm -f *.said *.pid log/*", is_checked=False)
+        self.run("cd /srv; for p in *.pid; do kill -9 $(cat $p); done; rm -f *.said *.pid log/*", is_checked=False)
 
 
 def require(holds: bool, what: str) -> None:
@@ -110,7 +110,7 @@ def until(probe: Callable[[], object], what: str, machines: Iterable[Machine] = 
     deadline = time.monotonic() + DEADLINE_S
     while not probe():
         if time.monotonic() > deadline:
-            said = [f"{m.name}: {m.run('cat /work/*.said', is_checked=False)}" for m in machines]
+            said = [f"{m.name}: {m.run('cat /srv/*.said', is_checked=False)}" for m in machines]
             raise AssertionError("\n".join([f"not within {DEADLINE_S:.0f} s: {what}", *said]))
         time.sleep(0.05)
 

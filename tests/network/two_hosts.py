@@ -79,8 +79,8 @@ class Field:
             machine.wait_until_up()
             packed = subprocess.run(["tar", "-C", ROOT, "-c", "routilux_mp"], capture_output=True, check=True).stdout
             machine.run("mkdir -p /opt/routilux; tar -x -C /opt/routilux", packed)
-            machine.run("cat > /work/failover_flow.py", FLOW.encode())
-            machine.run("umask 077; cat > /work/key", KEY)
+            machine.run("cat > /srv/failover_flow.py", FLOW.encode())
+            machine.run("umask 077; cat > /srv/key", KEY)
 
     def mount(self, version: str) -> None:
         for machine in self.clients:
@@ -94,7 +94,7 @@ class Field:
         self.server.run(f"mkdir -p /export/{self.folder_there}")
 
     def owner(self, on: Machine, n: int = 100) -> None:
-        on.start("owner", f"run failover_flow.py -p n={n} -p log=/work/log --plain --dir /shared/{self.folder_there}")
+        on.start("owner", f"run failover_flow.py -p n={n} -p log=/srv/log --plain --dir /shared/{self.folder_there}")
         until(lambda: len(on.marks()) >= 15, "15 items", self.clients)
 
     def standby(self, on: Machine) -> None:
