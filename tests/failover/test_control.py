@@ -260,7 +260,7 @@ def test_an_owner_that_does_not_answer_is_taken_over_all_the_same(cluster: Clust
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_job_handed_over_by_the_library_can_be_had_back(cluster: Cluster) -> None:
-    owner = cluster.owner(600)
+    owner = cluster.owner(400)
     eventually(lambda: cluster.count() >= 10, "10 items", owner)
     with Runtime(2, checkpoint_dir=str(cluster.root), settle_s=0) as runtime:
         state = runtime.resume_job(cluster.job_id(), takeover=True)
@@ -269,7 +269,7 @@ def test_a_job_handed_over_by_the_library_can_be_had_back(cluster: Cluster) -> N
         eventually(lambda: isinstance(handle.lost, HandedOver), "it is handed over")
         again = runtime.resume_job(cluster.job_id())
         assert JobState.wait_for_completion(Flow("failover"), again, timeout=30)
-    cluster.require_completed(100)
+    cluster.require_completed(400)
 
 
 def test_a_standby_that_was_slow_does_not_depose_who_was_quicker(cluster: Cluster, here: None) -> None:
