@@ -37,7 +37,9 @@ _SLOW_RINGS = (
     "tests/simulation/test_mutants.py", "tests/simulation/test_store_sim.py", "tests/acceptance/test_examples.py",
     "tests/acceptance/test_demo.py", "tests/acceptance/test_end_of_script.py", "tests/integration/test_api_details.py",
     "tests/integration/test_documents.py", "tests/integration/test_error_table.py", "tests/seeds/test_programs.py",
-    "tests/network", "tests/torture",
+    "tests/network", "tests/torture", "tests/integration/test_edited_tasks.py", "tests/integration/test_messages.py",
+    "tests/integration/test_unreadable_input.py", "tests/integration/test_containment.py",
+    "tests/integration/test_failed_and_resumed.py", "tests/acceptance/test_code_changes.py",
 )  # fmt: skip
 
 
