@@ -35,8 +35,7 @@ def test_a_killed_owner_is_succeeded_at_once(tmp_path: Path) -> None:
         assert theirs[0].time_s - killed < SOON_S
         eventually(lambda: "completed" in standby.said(), "the job completes", standby)
         cluster.require_completed(150)
-        # Of 10 ms each: what ran, and what was on its way to the disk (20 ms of gathering, a commit, a busy machine).
-        assert len(cluster.twice()) <= 12, "more ran twice than was in flight"
+        assert len(cluster.twice()) <= 3, "more ran twice than was in flight"
         assert "is gone" in standby.said()
         owner.wait()
 
