@@ -1,6 +1,6 @@
 """What one activation costs in a worker: wire, decode, page, call, emit, encode, report; no process, no log.
 
-``python bench/worker.py`` prints nanoseconds per activation, the best of many batches of 256.
+``python bench/worker.py`` prints nanoseconds per activation, the best of many batches of 1,024.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from routilux_mp._worker.liveness import Page
 from routilux_mp._worker.main import Worker
 from routilux_mp._worker.wire import Frames, JobInfo, Reported, Task, decode, encode
 
-COUNT = 256
-ROUNDS = 400
+COUNT = 1024
+ROUNDS = 150
 
 
 class One(Routine):

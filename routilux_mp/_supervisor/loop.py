@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: A turn costs something whatever it finds, and takes a core from a worker: so far are they apart while all are busy.
+TURN_NS = 1_000_000
 #: Errors that say by themselves what has become of a job.
 _KNOWN = (BackendError, Fenced, OutcomeUnknown, CheckpointDamaged, SignatureInvalid, KeyUnavailable)
 
@@ -69,13 +71,15 @@ class Loop:
         #: Called with what should not have happened, before the job is given up for it.
         self.on_trouble: Callable[[LiveJob, Exception], None] = _log_trouble
         self.is_draining = False
+        self._turned_ns = 0
         self.keeper: Keeper | None = None  # of jobs that are kept on disk
 
     # -- one turn -----------------------------------------------------------------------------
 
     def turn(self, timeout_s: float | None) -> None:
         """Wait for something to happen, let it happen, and do what follows."""
-        events = self.backend.poll(self._wait(timeout_s))
+        events = self.backend.poll(self._wait(timeout_s), self._pause_s())
+        self._turned_ns = self.clock.monotonic_ns()
         now = self.clock.now_ns()
         while self.commands:
             self.commands.popleft()()
@@ -307,6 +311,11 @@ class Loop:
             return timeout_s
         wait = max(0.0, (due - now) / 1e9)
         return wait if timeout_s is None else min(wait, timeout_s)
+
+    def _pause_s(self) -> float:
+        """How long to let happen what happens: while every core is busy, turns follow each other at a distance."""
+        left = self._turned_ns + TURN_NS - self.clock.monotonic_ns()
+        return left / 1e9 if left > 0 and self.placement.are_busy(self.placement.workers, 2 * TURN_NS) else 0.0
 
     def _timers(self, now: int) -> None:
         for job_id in self.attention.take_due(now):

@@ -7,6 +7,7 @@ between jobs. Not here: running anything.
 from __future__ import annotations
 
 import logging
+from operator import itemgetter
 from typing import Any, Protocol
 
 from .._core.batch import Batch
@@ -233,8 +234,11 @@ class RoutineHere:
         items = self._job.decode_part(self, part)
         if name is not None:
             # All at once, and the handler itself is called: a call less for each activation.
-            items = [item if type(item) is Unreadable else item.get(name, item) for item in items]
-        return call, items
+            try:
+                return call, [*map(itemgetter(name), items)]
+            except (KeyError, TypeError):  # the name is not everywhere, or something cannot be read
+                items = [item if type(item) is Unreadable else item.get(name, item) for item in items]
+        return _if_readable(call) if any(type(item) is Unreadable for item in items) else call, items
 
     def _make_run(self, part: Part) -> tuple[Call, str | None]:
         if not self.is_logic:
@@ -388,6 +392,17 @@ class RoutineHere:
         known = self.fields[name]
         if known is not None:
             setattr(self.object, name, self._job.decode_state(self.routine_id, f"__field__:{name}", known))
+
+
+def _if_readable(call: Call) -> Call:
+    """``call``, but an object that cannot be built fails the activation that was to have it."""
+
+    def checked(item: Any) -> Any:
+        if type(item) is Unreadable:
+            raise item.error
+        return call(item)
+
+    return checked
 
 
 def readable(items: list[Any]) -> list[Any]:

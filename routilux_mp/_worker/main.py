@@ -21,7 +21,6 @@ from typing import Any
 from .. import context
 from .._core.effects import GoOn, Part, Revoke, Work
 from .._core.stimuli import Completion
-from .._serialization.batch import Unreadable
 from ..errors import BareYield
 from .asking import answers_of
 from .channel import Channel, SocketChannel
@@ -210,8 +209,6 @@ class Worker:
             transaction.is_in_handler = True
             try:
                 try:
-                    if type(data) is Unreadable:
-                        raise data.error
                     result = call(data)
                 finally:
                     transaction.is_in_handler = False

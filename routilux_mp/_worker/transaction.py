@@ -169,7 +169,9 @@ class Transaction:
         if self._is_special or routine.state.is_touched or routine.fields:
             self._settle()
             self._cursor = None
-        self._mark()
+        self.marks[0] = len(self._first)  # as in `_mark`, a call less
+        if self._others:
+            self._mark()
         self.done = done = self.done + 1
         if self.deadline_ns == _NEVER:
             self.deadline_ns = now_ns + self.job.flush_ns

@@ -144,8 +144,11 @@ class Backend(Protocol):
         worker only grow, over all its jobs: a ``Revoke`` reaches everything up to its number.
         """
 
-    def poll(self, timeout_s: float | None) -> list[Event]:
-        """What happened; waits until something did, the time is over or :meth:`wake` was called."""
+    def poll(self, timeout_s: float | None, pause_s: float = 0.0) -> list[Event]:
+        """What happened; waits until something did, the time is over or :meth:`wake` was called.
+
+        ``pause_s``: nobody needs an answer sooner, so that what happens until then is best told together.
+        """
 
     def wake(self) -> None:
         """Make :meth:`poll` return, from any thread."""

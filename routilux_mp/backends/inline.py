@@ -141,7 +141,7 @@ class InlineBackend:
         else:
             found.channel.inbox.append(message)
 
-    def poll(self, timeout_s: float | None) -> list[Event]:
+    def poll(self, timeout_s: float | None, pause_s: float = 0.0) -> list[Event]:
         """Run one piece of work of one worker, unless there is something to tell already."""
         self._check_open()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

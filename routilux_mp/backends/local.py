@@ -168,11 +168,13 @@ class LocalBackend:
 
     # -- what happened --------------------------------------------------------------------------
 
-    def poll(self, timeout_s: float | None) -> list[Event]:
+    def poll(self, timeout_s: float | None, pause_s: float = 0.0) -> list[Event]:
         """See :meth:`~routilux_mp.backends.base.Backend.poll`."""
         self._check_open()
         if self._events:
             timeout_s = 0
+        if pause_s > 0 and timeout_s != 0:
+            time.sleep(pause_s)
         ready = self._selector.select(timeout_s)
         # The nursery first: it says that a worker has started, and a death has what it said before read first.
         ready.sort(key=lambda item: item[0].data is not self)

@@ -360,7 +360,7 @@ class SimBackend:
         else:
             w.inbox.append(message)
 
-    def poll(self, timeout_s: float | None) -> list[Event]:
+    def poll(self, timeout_s: float | None, pause_s: float = 0.0) -> list[Event]:
         return self.world.act(timeout_s)
 
     def wake(self) -> None:

@@ -15,7 +15,7 @@ from routilux_mp._core.topology import ConnectionSpec, Topology
 from routilux_mp._supervisor.commits import GATHER_NS
 from routilux_mp._supervisor.committer import InstantCommitter
 from routilux_mp._supervisor.live import LiveJob, NullTenure
-from routilux_mp._supervisor.loop import Loop
+from routilux_mp._supervisor.loop import TURN_NS, Loop
 from routilux_mp.backends.base import Event, Message, Report, Started
 from routilux_mp.settings import Settings
 from tests.unit.core.core_bench import routine
@@ -40,9 +40,11 @@ class Backend:
         self.events: list[Event] = []
         self.given: dict[int, list[Work]] = {0: [], 1: []}  # per routine
         self.waits: list[float | None] = []
+        self.pause_s = 0.0  # what was asked for last
 
-    def poll(self, timeout_s: float | None) -> list[Event]:
+    def poll(self, timeout_s: float | None, pause_s: float = 0.0) -> list[Event]:
         self.waits.append(timeout_s)
+        self.pause_s = pause_s
         events, self.events = self.events, []
         return events
 
@@ -174,3 +176,22 @@ def test_what_somebody_asked_for_waits_for_nothing(world: World, wish: Stimulus)
     world.loop.happen(world.live, wish, world.clock.now)
     world.turn()
     assert not world.live.records
+
+
+def test_while_every_core_is_busy_turns_are_at_a_distance(world: World) -> None:
+    world.turn()
+    world.turn()
+    assert world.backend.pause_s == TURN_NS / 1e9
+    world.clock.now += TURN_NS // 4
+    world.turn()
+    assert world.backend.pause_s == 0.75 * TURN_NS / 1e9
+    world.clock.now += TURN_NS
+    world.turn()
+    assert world.backend.pause_s == 0
+
+
+def test_with_a_core_to_spare_turns_follow_at_once() -> None:
+    world = World(cores=3)
+    world.turn()
+    world.turn()
+    assert world.backend.pause_s == 0

@@ -59,7 +59,7 @@ class Backend:
             count = sum(part.count for part in message.parts)
             self.events.append(Report(worker, Completion(message.dispatch, count, is_last=True), job_id))
 
-    def poll(self, timeout_s: float | None) -> list[Event]:
+    def poll(self, timeout_s: float | None, pause_s: float = 0.0) -> list[Event]:
         if not self.events and timeout_s:
             self.clock.now += int(timeout_s * 1e9)
         events, self.events = self.events, []
