@@ -20,7 +20,7 @@ from .files import let_go
 from .frames import COMMIT, OPEN, SEAL, Frame
 from .handles import Handles
 from .housekeeping import Housekeeper
-from .layout import COMMIT_FILE_BYTES_MAX, EPOCHS, FLOW_VIEW, STATE_VIEW, TMP, commit_name, epoch_name
+from .layout import COMMIT_FILE_BYTES_MAX, EPOCHS, TMP, commit_name, epoch_name
 from .leftovers import Sweep
 from .owner import OwnerInfo
 from .place import Place
@@ -95,6 +95,8 @@ class Tenure:
         self._reading = threading.Lock()
         self._keeper = Housekeeper(place, writer.owner, writer.nonce)
         self._keeper.epoch_began(epoch, digest)
+        self._views = views.Views(place, epoch)
+        self._showing = threading.Lock()
         self._handle = writer.handles.slot(
             lambda: place.open_plainly(EPOCHS, epoch_name(self.epoch)), partial(let_go, place.fs), at
         )
@@ -176,15 +178,22 @@ class Tenure:
         """Delete blobs of earlier epochs that nobody will ever name; `named`: called with frames that name others."""
         self._keeper.sweep(sweep, named, is_over)
 
+    def show(self, make: Callable[[], tuple[bytes | None, bytes]]) -> None:
+        """Write the views that `make` returns. One at a time: what is made later shows what is later."""
+        with self._showing:
+            at = (self.epoch, self.number)
+            self.write_views(*make(), at)
+
     def write_views(self, flow_doc: bytes | None, state_doc: bytes, position: tuple[int, int] | None = None) -> None:
-        """Replace `flow.json` (unless None) and `job_state.json`, which show the job at `position`."""
+        """Write `flow.json`, if it is owed (else None), and `job_state.json`, which show the job at `position`."""
         at = position or (self.epoch, self.number)
-        documents = {STATE_VIEW: state_doc} | ({FLOW_VIEW: flow_doc} if flow_doc is not None else {})
-        views.write(self._place, documents, at)
+        if flow_doc is not None:
+            self._views.write_flow(flow_doc, at)
+        self._views.write_state(state_doc, at)
 
     def write_flow_view(self, flow_doc: bytes) -> None:
         """`flow.json` of a job that has just begun; also while its first commit is on its way."""
-        views.write(self._place, {FLOW_VIEW: flow_doc}, (self.epoch, 1), is_new=True)
+        self._views.write_flow(flow_doc, (self.epoch, 1))
 
     def read(self, ref: LogRef) -> bytes:
         """The bytes of a frame that was committed in this or an earlier epoch."""

@@ -273,7 +273,7 @@ class Seal:
 
     def __call__(self) -> None:
         if not isinstance(self._tenure, NullTenure) and self._reason == "ended":
-            self._tenure.write_views(*self._make())
+            self._tenure.show(self._make)
         self._tenure.seal(self._reason)
 
 
@@ -291,7 +291,7 @@ class Views:
         live = self._live
         begin = self._clock.monotonic_ns()
         try:
-            live.tenure.write_views(*self._make())
+            live.tenure.show(self._make)
         except StorageError as error:
             log.warning("the views of job %s could not be written: %s", live.job.job_id, error)
         finally:

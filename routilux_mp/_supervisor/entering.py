@@ -371,7 +371,7 @@ def _seal_ended(supervisor: Supervisor, reading: recovery.Reading) -> None:
         live = LiveJob(reading.job, tenure, "")
         live.is_finished = True
         handle = supervisor.hold(live)
-        tenure.write_views(*supervisor.documents(handle.live)())
+        tenure.show(supervisor.documents(handle.live))
         tenure.seal("ended")
     finally:
         tenure.close()

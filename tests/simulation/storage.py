@@ -176,7 +176,7 @@ class SimTenure:
         self._gate(lambda: None)
         self.is_over = self.is_sealed = True
 
-    def write_views(self, flow_doc: bytes | None, state_doc: bytes) -> None:
+    def show(self, make: Callable[[], tuple[bytes | None, bytes]]) -> None:
         pass
 
     def close(self) -> None:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from routilux_mp._storage import frames
+from routilux_mp._storage import frames, views
 from routilux_mp._storage.frames import COMMIT, OPEN, SEAL
-from routilux_mp._storage.layout import EPOCHS, commit_name, epoch_name
+from routilux_mp._storage.layout import EPOCHS, STATE_VIEW, commit_name, epoch_name
 from routilux_mp._storage.log import Tenure
 from routilux_mp._storage.replay import JobLog
 from routilux_mp._storage.store import Store
@@ -81,6 +81,9 @@ class World:
         self.owners: dict[int, bytes] = {}
         #: The first file that stood at each place.
         self.first: dict[tuple[int, int], Placed] = {}
+        #: The newest view of which an owner was told that it is shown, and how often they were told.
+        self.sure_of = (0, 0)
+        self.views = 0
         self._begun_with: dict[int, list[int]] = {}
         self._asleep_until: dict[Actor, int] = {}
 
@@ -105,7 +108,7 @@ class World:
 
     def before_link(self, process: Incarnation, name: str) -> None:
         """Everything is decided, and nothing done yet: the worst moment to be paused."""
-        if process.is_alive and not self.is_over and _COMMIT_FILE.fullmatch(name):
+        if process.is_alive and not self.is_over and (name == STATE_VIEW or _COMMIT_FILE.fullmatch(name)):
             if self.random.random() < self.sleep_before_put_share:
                 self.doze(until_all_sleep=self.random.random() < 0.5)
 
@@ -133,6 +136,10 @@ class World:
 
     def placed(self, name: str, raw: bytes) -> None:
         """A file got its name: whatever the protocol says must hold at this very moment."""
+        if name == STATE_VIEW:
+            position = views.unwrap(raw, name)[0]
+            assert position is not None
+            self.demand(position >= self.sure_of, f"a view of {position} replaces one of {self.sure_of}")
         if _COMMIT_FILE.fullmatch(name) is None:
             return
         file = frames.decode(raw, name)
@@ -156,6 +163,11 @@ class World:
         if not holds and self.broken is None:
             self.broken = Broken(what)
 
+    def shows(self, position: tuple[int, int]) -> None:
+        """An owner was told that its view is shown, or a later one."""
+        self.views += 1
+        self.sure_of = max(self.sure_of, position)
+
     def history(self) -> list[int]:
         """Everything that was ever committed, as the server saw it."""
         found: list[int] = []
@@ -170,6 +182,7 @@ class World:
         return {
             "owners": len(self.owners),
             "acknowledged tasks": len(self.acknowledged),
+            "views": self.views,
             "COMMITs collected": self.collected,
             "SEALs of sleepers where a COMMIT was collected": self.late_seals,
             "stale answers": self.stale_answers,
@@ -246,8 +259,10 @@ class Incarnation:
                 self._patiently(partial(tenure.commit, [b"%d" % task for task in batch]))
                 world.acknowledged += batch
                 done += batch
-                if world.random.random() < 0.2:
-                    tenure.write_views(None, b'{"done": %d}' % len(done))
+                if world.random.random() < 0.4:
+                    at = (tenure.epoch, tenure.number)
+                    tenure.write_views(None, b'{"done": %d}' % len(done), at)
+                    world.shows(at)
             else:
                 tenure.seal("ended")
                 return True

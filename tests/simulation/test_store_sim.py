@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import pytest
 
-from routilux_mp._storage import housekeeping, reader, takeover
+from routilux_mp._storage import housekeeping, reader, takeover, views
 from routilux_mp._storage.housekeeping import Housekeeper
 from routilux_mp._storage.layout import EPOCHS, commit_name, epoch_name
 from routilux_mp._storage.log import Tenure, Writer
 from routilux_mp._storage.place import Place
-from routilux_mp._storage.put import Putter, outcome_unknown
+from routilux_mp._storage.put import Putter, blocked, outcome_unknown
 from routilux_mp._storage.replay import JobLog
 from routilux_mp.errors import CheckpointDamaged, Fenced
 from tests.simulation.store_sim import Broken, simulate
@@ -141,6 +141,24 @@ def lost_reply_taken_as_success(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Putter, "_is_ours", lambda self, at, name, data: True)
 
 
+def private_views_that_stay(patch: pytest.MonkeyPatch) -> None:
+    """A successor leaves what earlier owners are about to show."""
+    patch.setattr(views.Views, "_take_away", lambda *args, **kwargs: None)
+
+
+def views_renamed_where_none_is_seen(patch: pytest.MonkeyPatch) -> None:
+    """What is not seen is taken to be absent."""
+
+    def put(self: views.Views, tmp: int, job: int, name: str, raw: bytes) -> bool:
+        private = self._place.root.putter.private_name()
+        with blocked(name):
+            self._create(tmp, private, raw)
+            self._place.fs.replace(private, tmp, name, job)
+        return True
+
+    patch.setattr(views.Views, "_put", put)
+
+
 MUTANTS = [
     no_fence,
     seal_deleted,
@@ -148,6 +166,8 @@ MUTANTS = [
     listing_trusted,
     lock_trusted,
     lost_reply_taken_as_success,
+    private_views_that_stay,
+    views_renamed_where_none_is_seen,
 ]
 
 

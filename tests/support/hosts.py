@@ -127,8 +127,10 @@ class HostFiles:
 
     def replace(self, name: str, at: int, target: str, target_at: int) -> None:
         self._begin("replace")
-        node = self._disk.handles[at].names[name]  # type: ignore[union-attr]
-        self._give_name(node, target, target_at, lambda: self._disk.replace(name, at, target, target_at))
+        node = self._disk.handles[at].names.get(name)  # type: ignore[union-attr]
+        if node is None:
+            raise _error(errno.ENOENT)
+        self._give_name(node, target, target_at, lambda: self._disk.replace(name, at, target, target_at), errno.ENOENT)
 
     def unlink(self, name: str, at: int) -> None:
         self._begin("unlink")
@@ -200,7 +202,9 @@ class HostFiles:
             raise _error(world.random.choice((errno.EIO, errno.ESTALE, errno.ETIMEDOUT)))
         return done
 
-    def _give_name(self, node: Node, target: str, at: int, operation: Callable[[], None]) -> None:
+    def _give_name(
+        self, node: Node, target: str, at: int, operation: Callable[[], None], repeated: int = errno.EEXIST
+    ) -> None:
         world = self._world
         assert isinstance(node, File)
         raw = bytes(node.data)
@@ -212,8 +216,8 @@ class HostFiles:
 
         self._change(at, target, give)
         if world.fault_share and world.random.random() < world.fault_share:
-            # The reply was lost, the client asked again, and the server found the name taken.
-            raise _error(errno.EEXIST)
+            # The reply was lost, the client asked again, and the server found the name taken, or gone.
+            raise _error(repeated)
 
     def _look_up(self, name: str, at: int) -> Node:
         world, directory = self._world, self._disk.handles[at]
@@ -222,7 +226,9 @@ class HostFiles:
         known = self._caches.names.setdefault(id(directory), {})
         seen = known.get(name)
         if seen is not None and seen.until > world.now:
-            if seen.node is not node and world.random.random() < 0.7:
+            # What was replaced is known to be: opening a file asks the server whether the old one is still there.
+            is_replaced = isinstance(seen.node, File) and isinstance(node, File)
+            if seen.node is not node and not is_replaced and world.random.random() < 0.7:
                 node = seen.node
                 world.stale_answers += 1
         else:

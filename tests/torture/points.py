@@ -80,7 +80,7 @@ _FUNCTIONS: Final[Sequence[tuple[Callable[..., Any], str]]] = (
     (blobs.begin_blob_file, "blob"),
     (blobs._make_durable, "blob"),
     (blobs.map_blob, "blob-map"),
-    (views.write, "views"),
+    (views.Views._write, "views"),
     (Control.put, "control"),
     (Control.put_answer, "answer"),
     (Control.unanswered, "control-look"),
@@ -135,7 +135,7 @@ TABLE: Final[dict[str, str]] = {
     "leftovers": "names open_dir unlink close",
     "blob": "open_root open_dir make_dir create write fsync close",
     "blob-map": "open_root map close",
-    "views": "open_dir read_range create write fsync close replace",
+    "views": f"{_PUT_OPS} open_dir read_range replace",
     "lock": "acquire release",
     "control": f"{_PUT_OPS} open_dir make_dir",
     "control-look": "names open_dir read close",
@@ -153,7 +153,7 @@ POINTS: Final = tuple(f"{phase}.{operation}" for phase, operations in TABLE.item
 #: These take a race between two processes, or an error before: nobody aims at them, and they may be missed.
 RARE: Final = (
     *(f"{phase}.{operation}" for phase in _PUTS for operation in ("read_range", "names")),
-    "blob.unlink", "views.unlink", "blob-map.open_dir", "replay.read_range", "create.read", "create.read_range",
+    "blob.unlink", "views.names", "blob-map.open_dir", "replay.read_range", "create.read", "create.read_range",
 )  # fmt: skip
 _ALL: Final = POINTS + RARE
 _NUMBERS: Final = {point: number for number, point in enumerate(_ALL)}
