@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ._core.topology import ConnectionSpec, ErrorSpec, PolicySpec, RoutineSpec, Topology
-from ._supervisor.compiled import CompiledFlow
+from ._supervisor.compiled import CompiledFlow, unportable
 from .connection import Connection
 from .error_handler import ErrorHandler
 from .errors import DefinitionError, NotSerializable
@@ -195,10 +195,4 @@ def _document(flow: FlowLike, topology: Topology) -> dict[str, Any]:
     try:
         return flow.serialize()
     except NotSerializable as error:
-        return {
-            "_type": "Flow",
-            "flow_id": flow.flow_id,
-            "portable": False,
-            "why": str(error),
-            "topology": topology.to_plain(),
-        }
+        return unportable(topology, str(error))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from ..errors import StorageError
+from ..errors import CheckpointDamaged, StorageError
 from ..settings import Settings
 from . import takeover, views
 from .control import Control
@@ -141,7 +141,18 @@ class Store:
 
     def read_views(self, job_id: str) -> tuple[bytes | None, bytes | None]:
         """The documents of flow.json and job_state.json, None where there is none."""
-        return views.read(self.place(job_id))
+        place = self.place(job_id)
+        return views.read(place, FLOW_VIEW), views.read(place, STATE_VIEW)
+
+    def read_flow(self, job_id: str) -> bytes | None:
+        """The document of flow.json, None where there is none that is whole."""
+        place = self.place(job_id)
+        if FLOW_VIEW not in place.names():
+            return None  # a fresh listing: what was missing a moment ago is not believed to be missing still
+        try:
+            return views.read(place, FLOW_VIEW)
+        except CheckpointDamaged:
+            return None
 
     def prepare_to_take_over(self) -> None:
         """As `prepare`, and spend now what a take-over should not spend."""

@@ -241,18 +241,14 @@ class Views:
         return _FOREIGN if head is None else _Shown((int(head[1]), int(head[2])), int(head[3] or head[1]))
 
 
-def read(place: Place) -> tuple[bytes | None, bytes | None]:
-    """The documents of `flow.json` and `job_state.json`, each None when it is not there."""
-    found: list[bytes | None] = []
-    for name in (FLOW_VIEW, STATE_VIEW):
-        try:
-            with place.dir() as job:
-                raw = place.read(job, name, VIEW_BYTES_MAX)
-        except FileNotFoundError:
-            found.append(None)
-        else:
-            found.append(unwrap(raw, place.where(name))[1])
-    return found[0], found[1]
+def read(place: Place, name: str) -> bytes | None:
+    """The document of a view, None when it is not there."""
+    try:
+        with place.dir() as job:
+            raw = place.read(job, name, VIEW_BYTES_MAX)
+    except FileNotFoundError:
+        return None
+    return unwrap(raw, place.where(name))[1]
 
 
 def load_lock_library() -> None:

@@ -13,6 +13,13 @@ from .._core.topology import Topology
 Edits = Callable[[Job], Sequence[Annotate | Edit]]
 
 
+def unportable(topology: Topology, why: str) -> dict[str, Any]:
+    """What flow.json says of a flow that cannot be rebuilt from it."""
+    return {
+        "_type": "Flow", "flow_id": topology.flow_id, "portable": False, "why": why, "topology": topology.to_plain()
+    }  # fmt: skip
+
+
 class ShippedCode(NamedTuple):
     """The code of a flow that another process has packed."""
 

@@ -24,12 +24,11 @@ from .._serialization.batch import decode_value, encode_batch, move_value
 from .._serialization.places import slot_place
 from .._storage.codec import batches_of, decode_record
 from .._storage.control import Answer
-from .._storage.layout import FLOW_VIEW
 from .._storage.replay import LogRef
 from .._storage.views import load_lock_library
 from ..backends.base import Code
 from ..errors import CheckpointDamaged, CodeChanged, Fenced, StorageError, UnknownName, UsageError
-from . import recovery
+from . import recovery, serving
 from .compiled import CompiledFlow, Edits
 from .handle import JobHandle
 from .live import LiveJob
@@ -89,6 +88,7 @@ def _begin(supervisor: Supervisor, flow: CompiledFlow, code: Code, job_id: str, 
     shipping.allow(flow, code)
     tenure = supervisor.begin_tenure(job_id, None)
     live = LiveJob(recovery.new_job(job_id, supervisor.settings), tenure, code.code_id)
+    live.owed_flow = flow.flow_doc
     stimulus = stimulus._replace(code=tuple(shipping.kept(job_id, code)))
 
     def write_flow_view() -> None:
@@ -97,7 +97,6 @@ def _begin(supervisor: Supervisor, flow: CompiledFlow, code: Code, job_id: str, 
                 tenure.write_flow_view(flow.flow_doc)
             except StorageError as error:  # the first commit meets the same disk, and says so
                 _log.warning("flow.json of job %s is written later: %s", job_id, error)
-                live.owed_flow = flow.flow_doc
 
     return enter(supervisor, live, stimulus, meanwhile=write_flow_view)
 
@@ -275,8 +274,7 @@ def _take(
     live = LiveJob(job, tenure, code.code_id)
     live.found_ns, live.first_epoch = found_ns, tenure.epoch
     live.logged_bytes = log.size_bytes if log.snapshot is None else sys.maxsize  # much: that is why there is one
-    if flow is not None and FLOW_VIEW not in supervisor.store.place(job.job_id).names():
-        live.owed_flow = flow.flow_doc  # whoever began the job died before it was written
+    live.owed_flow = serving.owed_flow(supervisor.store, job, flow)
     return enter(supervisor, live, stimulus, _requests(supervisor, job), before)
 
 
@@ -305,7 +303,8 @@ def _run_again(supervisor: Supervisor, reading: recovery.Reading, flow: Compiled
                          "itself; go on with on_code_change='reuse', or start another one")  # fmt: skip
     spec = job.topology.routines[job.entry]
     if flow is None:
-        flow = CompiledFlow(job.topology, {}, supervisor.store.read_views(job.job_id)[0] or b"{}", job.topology.flow_id)
+        flow_doc = supervisor.store.read_flow(job.job_id) or serving.unportable_flow(job.topology)
+        flow = CompiledFlow(job.topology, {}, flow_doc, job.topology.flow_id)
         code = supervisor.shipping.stored(job.job_id, kept_by(job, log))
     else:
         code = supervisor.shipping.code_of(flow)
@@ -370,6 +369,7 @@ def _seal_ended(supervisor: Supervisor, reading: recovery.Reading) -> None:
         put_in_place(reading.outputs)
         live = LiveJob(reading.job, tenure, "")
         live.is_finished = True
+        live.owed_flow = serving.owed_flow(supervisor.store, reading.job, None)
         handle = supervisor.hold(live)
         tenure.show(supervisor.documents(handle.live))
         tenure.seal("ended")

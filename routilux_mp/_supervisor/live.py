@@ -116,7 +116,7 @@ class LiveJob:
         self.first_epoch = 0
         self.rolls_to_sweep = 0
         self.recent = Recent()
-        self.owed_flow: bytes | None = None  # flow.json, which could not be written when the job began
+        self.owed_flow: bytes | None = None  # flow.json, if it is for this process to write; its tenure does so once
         self.is_writing_views = False
         self.shown_status = "running"  # in job_state.json
         self.shown_view: JobView | None = None

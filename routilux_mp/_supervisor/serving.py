@@ -10,12 +10,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._core.batch import Batch
+from .._core.job import Job
+from .._core.topology import Topology
 from .._storage.codec import batches_of, decode_record
 from .._storage.layout import BLOBS, epoch_name
 from .._storage.log import Tenure as DurableTenure
 from .._storage.replay import LogRef
 from ..backends.base import Backend, JobInfo
 from .commits import MakeViews
+from .compiled import CompiledFlow, unportable
 from .live import LiveJob
 
 if TYPE_CHECKING:
@@ -53,11 +56,24 @@ def documents_of(live: LiveJob, describe: Callable[[JobHandle], bytes] | None) -
 
     def make() -> tuple[bytes | None, bytes]:
         if describe is not None and handle is not None:
-            return live.owed_flow, describe(handle)  # flow.json is there since the job began, or was owed then
+            return live.owed_flow, describe(handle)
         view = live.view
         return live.owed_flow, json.dumps({"_type": "JobState", "job_id": view.job_id, "status": view.status}).encode()
 
     return make
+
+
+def owed_flow(store: Store, job: Job, flow: CompiledFlow | None) -> bytes | None:
+    """flow.json for a job whose own is missing or damaged, from whoever goes on with it; None: it is there."""
+    if store.read_flow(job.job_id) is not None:
+        return None
+    return flow.flow_doc if flow is not None else unportable_flow(job.topology)
+
+
+def unportable_flow(topology: Topology) -> bytes:
+    """flow.json from a process that has the code which a job keeps, and not its flow."""
+    why = "It was lost, and whoever went on with the job had no more of the flow than what the job itself keeps."
+    return json.dumps(unportable(topology, why)).encode()
 
 
 def document_of(store: Store, job_id: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ same end.
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
@@ -43,16 +44,9 @@ class Committed(NamedTuple):
     status: str
 
 
-class Views(NamedTuple):
-    """What may be amiss with the documents that people open, after what has happened."""
-
-    state_may_be_stale: bool
-    flow_may_be_missing: bool
-
-
 def judge(
     job: Path, said: Sequence[Note], frozen: Sequence[Frozen], lease_s: float, wanted: Iterable[int],
-    optional: set[int], views: Views,
+    optional: set[int],
 ) -> list[str]:  # fmt: skip
     """What is wrong; nothing, one hopes. ``wanted``: what the job must have counted; ``optional``: what it may have."""
     said = [note for note in said if note.words[0].partition("/")[0] == job.name]
@@ -66,7 +60,7 @@ def judge(
     mine = [note for note in said if note.kind in "SE"]
     wrong += _handlers(mine, committed)
     wrong += _ran_again(mine, committed, said, frozen, int(lease_s * 1e9))
-    wrong += _replay(job, committed, views)
+    wrong += _replay(job, committed)
     return wrong
 
 
@@ -225,7 +219,7 @@ def _ran_again(
                 yield f"{line.words[0]} was begun by a worker of process {line.family}, long after that was stopped"
 
 
-def _replay(job: Path, committed: Committed, views: Views) -> Iterable[str]:
+def _replay(job: Path, committed: Committed) -> Iterable[str]:
     """What the package reads from the directory now."""
     try:
         with Store(str(job.parent), Settings()) as store:
@@ -239,7 +233,7 @@ def _replay(job: Path, committed: Committed, views: Views) -> Iterable[str]:
     numbers = [found.results.get(place, 0) for place in found.results]
     if found.status != "completed" or sum(numbers) != count:
         yield f"replayed: {found.status}, {found.results}; the log has {count} results"
-    if b"completed" not in (state or b"") and not views.state_may_be_stale:
+    if json.loads(state or b"{}").get("status") != "completed":
         yield "job_state.json does not tell of the end"
-    if flow is None and not views.flow_may_be_missing:
+    if flow is None:
         yield "there is no flow.json"

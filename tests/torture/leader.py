@@ -336,12 +336,7 @@ class Leader:
         refused = {posts[n.words[0]] for n in said if n.kind == "N" and n.words[0] in posts} - accepted
         wanted = {*range(plan.items), *accepted}
         optional = set(posts.values()) - refused
-        # A view is no truth: who is stopped while it replaces one may replace a newer one when it wakes up, and
-        # one that could not be written when a short job ended is not there; nor is flow.json when its only writer
-        # was killed and whoever went on has no flow, but the code that the job keeps.
-        state_may_be_stale = any(kind != "KILL" and point.startswith(("views", "lock")) for point, kind in run.faults)
-        views = checker.Views(state_may_be_stale, state_may_be_stale or bool(run.hurt))
-        run.wrong += checker.judge(run.job, said, run.sleepers.frozen, plan.lease_s, wanted, optional, views)
+        run.wrong += checker.judge(run.job, said, run.sleepers.frozen, plan.lease_s, wanted, optional)
         for note in said:
             if note.kind in "AOC" and note.words[0] != run.job_id and note.kind != "O":
                 run.wrong.append(f"{note.words[0]} was given up although something of it was acknowledged: {note}")

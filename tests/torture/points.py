@@ -31,7 +31,7 @@ from routilux_mp._storage.log import Tenure
 from routilux_mp._storage.place import Root
 from routilux_mp._storage.put import Putter
 from routilux_mp._storage.reader import LogReader
-from routilux_mp._supervisor import entering
+from routilux_mp._supervisor import serving
 from tests.torture.notes import Notes
 
 KINDS: Final = ("KILL", "STOP", "EIO", "ENOSPC")
@@ -54,7 +54,7 @@ _FUNCTIONS: Final[Sequence[tuple[Callable[..., Any], str]]] = (
     (store.Store.has_only_views, "replay"),
     (replay.read_job, "replay"),
     (replay.JobLog.continued, "replay"),
-    (entering._take, "adopt"),
+    (serving.owed_flow, "adopt"),
     (LogReader.frame, "frame"),
     (LogReader.epoch_files, "history"),
     (replay.JobLog.history, "history"),
@@ -122,7 +122,7 @@ TABLE: Final[dict[str, str]] = {
     "seal-ended": _PUT_OPS,
     "take-over": "open_dir read close",
     "replay": "names open_dir read close",
-    "adopt": "names open_dir close",
+    "adopt": "names open_dir read close",
     "frame": "open_dir read read_range close",
     "history": "open_dir read read_range close",
     "glance": "names open_dir read read_range close",
