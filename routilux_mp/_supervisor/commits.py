@@ -32,6 +32,12 @@ SPILL_EVERY = 32
 #: The views of a running job are written at most this often.
 VIEWS_INTERVAL_NS = 5_000_000_000
 _BLOCKED_AGAIN_NS = 200_000_000
+#: A slow disk takes up to half a second for a commit. One that has not answered for so long may never do so, and what
+#: is begun after it would be run again by whoever takes the job over: nothing more is given out before it stands.
+SILENCE_NS = 1_000_000_000
+#: And after so long whoever looks at the job is told why nothing moves.
+SILENCE_TOLD_NS = 3_000_000_000
+_SILENT = "the file system has not answered since a commit was begun (a hanging share, a stalled disk); it goes on then"
 #: While a job keeps every core busy its commits are so far apart, at least.
 GATHER_NS = 20_000_000
 #: A worker with less work in front of it may be idle before a commit stands.
@@ -53,6 +59,7 @@ class Commits:
         #: the same job may have come in again, so it is not told by its id.
         self._under_way: dict[str, LiveJob] = {}
         self._submitted = 0
+        self._listened_ns = 0
 
     def settle(self, now: int) -> None:
         """Commit, publish and seal what can be."""
@@ -64,6 +71,11 @@ class Commits:
                 loop.alone(live, self._settle, live, now)
             if live is None or not live.is_unsettled:
                 unsettled.pop(job_id, None)
+        self._tell_of_silence(now)
+
+    def is_silent(self, live: LiveJob) -> bool:
+        """The disk owes this job an answer for so long that it may be gone."""
+        return self._silence_ns(live) > SILENCE_NS
 
     def finished(self, key: str, error: BaseException | None, now: int) -> None:
         """Something that was submitted has come back."""
@@ -81,9 +93,7 @@ class Commits:
         loop.attention.touch(job_id)
         if isinstance(error, StorageBlocked):
             live.retry_at_ns = now + _BLOCKED_AGAIN_NS
-            if live.blocked is None:
-                log.warning("job %s is blocked: %s", job_id, error)
-                live.show_blocked((str(error), now))
+            self._show_blocked(live, str(error), now)
             return
         if error is not None and not _has_ended_anyway(live, error):
             live.has_come_back()
@@ -144,7 +154,7 @@ class Commits:
             if tenure.should_roll(64 * live.job.pending_count() + 1024, live.blobs.new_bytes):
                 snapshot = encode_snapshot(live.job)
                 unused, sweep = live.blobs.unused(live.job), sweep_after_roll(self._loop, live)
-            self._submit(live, Commit(tenure, files, snapshot, outputs, unused, sweep))
+            self._submit(live, Commit(tenure, files, snapshot, outputs, unused, sweep, self._loop.clock))
         elif live.publish_if_quiet(now):
             if live.job.is_terminal:
                 self._seal(live, "ended")
@@ -162,6 +172,28 @@ class Commits:
             live.commit_key = f"{live.job.job_id} {self._submitted}"
         self._loop.committer.submit(live.commit_key, task)
         self._under_way[live.commit_key] = live
+
+    def _silence_ns(self, live: LiveJob) -> int:
+        task = live.retry
+        if live.in_flight is None or not isinstance(task, Commit) or live.retry_at_ns:
+            return 0  # nothing is under way, or it has been told that it is blocked
+        return self._loop.clock.monotonic_ns() - task.heard_ns
+
+    def _tell_of_silence(self, now: int) -> None:
+        """Once a second at most; while there are workers the loop turns so often, whatever happens."""
+        if not self._under_way or now - self._listened_ns < SILENCE_NS:
+            return
+        self._listened_ns = now
+        for live in self._under_way.values():
+            silence_ns = self._silence_ns(live)
+            if silence_ns > SILENCE_TOLD_NS and self._loop.jobs.get(live.job.job_id) is live:
+                self._show_blocked(live, _SILENT, now - silence_ns)
+
+    def _show_blocked(self, live: LiveJob, reason: str, since_ns: int) -> None:
+        """Say why the job does not move, and since when, unless that has been said."""
+        if live.blocked is None or live.blocked[0] != reason:
+            log.warning("job %s is blocked: %s", live.job.job_id, reason)
+            live.show_blocked((reason, since_ns if live.blocked is None else live.blocked[1]))
 
     def _gathers(self, live: LiveJob, now: int) -> bool:
         """The records wait for company: nobody asked for them, and what they let run is nothing or finds no core."""
@@ -238,10 +270,12 @@ class Commit:
 
     def __init__(
         self, tenure: Tenure, files: list[list[bytes]], snapshot: bytes | None, outputs: list[tuple[str, str]],
-        unused_blobs: list[str], sweep: Sweep | None,
+        unused_blobs: list[str], sweep: Sweep | None, clock: Clock,
     ) -> None:  # fmt: skip
         """``sweep``: what may be looked through once the roll is done."""
         self._tenure = tenure
+        self._clock = clock
+        self.heard_ns = clock.monotonic_ns()  # when the disk answered last, or was not asked yet
         self._files = files
         self._outputs = outputs
         self._snapshot = snapshot
@@ -250,10 +284,12 @@ class Commit:
         self.has_rolled = False
 
     def __call__(self) -> None:
+        self.heard_ns = self._clock.monotonic_ns()
         if self._files:
             while self._files:
                 self._tenure.commit(self._files[0])
                 del self._files[0]  # it stands: what is blocked after it must not commit it twice
+                self.heard_ns = self._clock.monotonic_ns()
             put_in_place(self._outputs)  # before the roll: a successor looks for them behind the snapshot only
         if self._snapshot is not None:
             if self._unused_blobs:

@@ -167,8 +167,8 @@ class Loop:
                 self.backend.send(slot.worker, Revoke(slot.worker, slot.last_dispatch))
 
     def is_ahead(self, live: LiveJob) -> bool:
-        """So much has happened that the disk does not have yet that nothing more is to be started."""
-        return live.volatile_bytes > self.settings.commit_memory_bytes_max
+        """So much has happened that the disk does not have yet, or for so long, that nothing more is to be started."""
+        return live.volatile_bytes > self.settings.commit_memory_bytes_max or self.commits.is_silent(live)
 
     def answer(self, live: LiveJob) -> None:
         """Generators that have waited for the disk go on."""

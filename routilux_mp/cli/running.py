@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ..job_state import JobState
 
 _POLL_S = 0.05
+#: That a job is blocked is logged once; why it still does not move is said so often.
+_TROUBLE_EVERY_S = 10.0
 
 
 def run(options: argparse.Namespace) -> int:
@@ -125,9 +127,11 @@ def _follow(runtime: Runtime, state: JobState, options: argparse.Namespace, inte
     board = board_for(options.plain)
     board.say(f"job {state.job_id}   {state.flow_id}   {_shown(folder)}")
     started = time.monotonic()
+    trouble = Trouble(board)
     try:
         while not _has_stopped(state) and not interrupts.count:
             board.show(_stages(state))
+            trouble.show(state.blocked, time.time())
             _wait(state, _POLL_S)
         if interrupts.count and not _has_stopped(state):
             board.say("^C  finishing what runs (again: stop now) ...")
@@ -136,6 +140,25 @@ def _follow(runtime: Runtime, state: JobState, options: argparse.Namespace, inte
     finally:
         board.close()
     return _answer(state, folder, options, time.monotonic() - started, board)
+
+
+class Trouble:
+    """Says why a job does not move, for as long as that is so, and when it goes on."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._since_s = self._said_s = 0.0
+
+    def show(self, blocked: Mapping[str, Any] | None, now_s: float) -> None:
+        """``blocked``: as in ``JobState.blocked``, now."""
+        if blocked is not None:
+            since_s = blocked["since"].timestamp()
+            if now_s - max(since_s, self._said_s) >= _TROUBLE_EVERY_S:
+                self._since_s, self._said_s = since_s, now_s
+                self._board.say(f"! blocked for {now_s - since_s:.0f} s: {blocked['reason']}")
+        elif self._said_s:
+            self._board.say(f"it goes on, after {now_s - self._since_s:.0f} s")
+            self._since_s = self._said_s = 0.0
 
 
 def _wait(state: JobState, timeout_s: float) -> None:

@@ -12,6 +12,7 @@ from routilux_mp._core.records import Completed, Durable
 from routilux_mp._core.stimuli import Emit, Failure
 from routilux_mp._storage.codec import decode_record
 from routilux_mp._supervisor import live as live_module
+from routilux_mp._supervisor.clock import SystemClock
 from routilux_mp._supervisor.commits import Commit
 from routilux_mp._supervisor.live import LiveJob
 from routilux_mp._supervisor.unkept import NullTenure
@@ -72,7 +73,7 @@ def test_little_goes_into_one_file() -> None:
 
 def test_what_stands_is_not_committed_again_when_the_rest_is_blocked() -> None:
     tenure = Tenure(full=[1, 2])
-    commit = Commit(tenure, [[b"1"], [b"2"], [b"3"]], None, [], [], None)
+    commit = Commit(tenure, [[b"1"], [b"2"], [b"3"]], None, [], [], None, SystemClock())
     for _ in range(2):
         with pytest.raises(StorageBlocked):
             commit()
