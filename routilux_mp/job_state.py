@@ -101,7 +101,11 @@ class JobState(Messages, Serializable):
 
     @property
     def blocked(self) -> dict[str, Any] | None:
-        """Why nothing can be written at present, and since when; None in good times."""
+        """Why nothing can be written at present, and since when; None in good times.
+
+        What is written to the job then waits ten seconds for it and raises ``StorageBlocked``: it is kept, and holds
+        as soon as it can be written.
+        """
         return self._source.blocked
 
     @property

@@ -162,6 +162,7 @@ class Runtime:
 
         Raises:
             ValueError: no such flow, routine, slot or job.
+            StorageBlocked: the disk has taken nothing for ten seconds; it is kept, and put there when it can be.
         """
         self._check_open()
         flow_id = self._flow(flow).flow_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from ..errors import RoutiluxError, RuntimeClosed, UnknownName
 from .cut import Cut, Taken, take, task_of
 from .live import LiveJob
 from .onlooker import check_event
+from .patience import wait_until_durable
 
 if TYPE_CHECKING:
     from .._storage.replay import JobLog
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
     from .supervisor import Supervisor
 
 #: In place of a version: there is nothing to write to any more.
-_ENDED = -1
-_ENDING = -2
+_ENDED, _ENDING = -1, -2
 
 
 class JobHandle:
@@ -110,10 +110,10 @@ class JobHandle:
         return self.wait(lambda v: len(v.pause_points) > points or v.is_terminal, timeout_s)
 
     def resume(self) -> None:
-        """Go on after a pause; returns once that is durable."""
-        had_deferred = bool(self.view.deferred)
+        """Go on after a pause; returns once that is durable. StorageBlocked: as of :meth:`annotate`."""
+        had = bool(self.view.deferred)
         if self._tell(Resume()):
-            self.wait(lambda v: v.status != "paused" and v.closing != "paused" and not (had_deferred and v.is_resting))
+            wait_until_durable(self, lambda v: "paused" not in (v.status, v.closing) and not (had and v.is_resting))
 
     def cancel(self, reason: str = "", timeout_s: float | None = None) -> bool:
         """Cancel, and wait until the job has ended. False after ``timeout_s``; the wish stands."""
@@ -125,6 +125,7 @@ class JobHandle:
         Raises:
             RuntimeClosed: the job has ended, or its runtime; nothing was written.
             EmissionNotSerializable: a value is larger than ``value_bytes_max``.
+            StorageBlocked: the disk takes nothing for long; it is kept, and written when it can be.
         """
         for op in ops:
             if isinstance(op.value, bytes):
@@ -138,6 +139,7 @@ class JobHandle:
         Raises:
             ValueError: the flow has no such slot.
             RuntimeClosed: the job has ended, or is ending; nothing was put anywhere.
+            StorageBlocked: as of :meth:`annotate`.
         """
         topology = self._live.job.topology
         number = topology.index_of(routine)
@@ -177,7 +179,7 @@ class JobHandle:
         if version == _ENDING:
             raise RuntimeClosed(f"job '{self.job_id}' is ending: what is put into it now would never run")
         if settle and not live.view.is_terminal:
-            self.wait(lambda v: v.version >= version or v.is_terminal)
+            wait_until_durable(self, lambda v: v.version >= version or v.is_terminal)
         return True
 
     # -- reading ------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ class JobHandle:
     def cut(self, *, is_durable: bool, bytes_max: int | None = None) -> Cut:
         """The job at one commit, without its payloads where they are more than ``bytes_max``.
 
-        ``is_durable``: wait until that stands; never so in a thread that commits wait for.
+        ``is_durable``: wait until that stands or the job is blocked; never so in a thread that commits wait for.
         """
         live, supervisor = self._live, self._supervisor
 
@@ -247,10 +249,8 @@ class JobHandle:
 
         taken, is_settled = supervisor.look(taken_now)
         if is_durable and not is_settled and supervisor.may_wait and live.blocked is None:
-            try:
-                self.wait(lambda v: v.version >= taken.version or v.is_terminal)
-            except RoutiluxError:
-                pass  # the job has left this process: what is there stands
+            with suppress(RoutiluxError):  # the job has left this process: what is there stands
+                self.wait(lambda v: v.version >= taken.version or v.is_terminal or v.blocked is not None)
         return Cut(self, taken, supervisor.settings, bytes_max)
 
     @property
