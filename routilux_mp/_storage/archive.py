@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from zlib import crc32
 
 from ..errors import CheckpointDamaged
@@ -21,16 +22,14 @@ from .place import Place
 _CRC = struct.Struct("<I")
 
 
-def pack(epoch: int, files: Sequence[bytes], *, owner: bytes, nonce: bytes, seal_digest: bytes) -> list[bytes]:
-    """The pieces of an archive file, in order."""
-    ends: list[int] = []
-    total = 0
-    for raw in files:
-        total += len(raw)
-        ends.append(total)
-    header = Header(ARCHIVE, epoch, len(files), len(files), total, owner, nonce, seal_digest)
+def pack(
+    epoch: int, sizes: Sequence[int], *, owner: bytes, nonce: bytes, seal_digest: bytes
+) -> tuple[bytes, bytes]:  # fmt: skip
+    """What stands before and after commit files of these sizes, which themselves may never be in memory together."""
+    ends = tuple(accumulate(sizes))
+    header = Header(ARCHIVE, epoch, len(ends), len(ends), ends[-1], owner, nonce, seal_digest)
     index = struct.pack(f"<{len(ends)}Q", *ends)
-    return [frames.pack_header(header), *files, index, _CRC.pack(crc32(index))]
+    return frames.pack_header(header), index + _CRC.pack(crc32(index))
 
 
 class Archive:

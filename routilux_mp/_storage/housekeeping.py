@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, count
 
 from ..errors import CheckpointDamaged, OutcomeUnknown, StorageError
 from . import archive, frames, leftovers, snapshots
 from .files import let_go
-from .frames import SEAL
+from .frames import SEAL, CheckpointFile
 from .layout import (
     ARCHIVE,
     BLOBS,
@@ -107,7 +108,7 @@ class Housekeeper:
         if pending is None:
             return
         epoch, raw = pending
-        self._put(SNAPSHOTS, epoch_name(epoch), (raw,))
+        self._put(SNAPSHOTS, epoch_name(epoch), raw)
         with self._lock:
             if self._pending is pending:
                 self._pending = None
@@ -119,36 +120,54 @@ class Housekeeper:
         for epoch in self._ended_epochs():
             if epoch_name(epoch) not in done:
                 try:
-                    raws, seal_digest = self._whole_epoch(epoch)
-                except CheckpointDamaged as error:
+                    with place.dir(EPOCHS, epoch_name(epoch)) as at:
+                        self._archive_epoch(at, epoch)
+                except (FileNotFoundError, CheckpointDamaged) as error:
                     # The rest can still be archived; reading this epoch reports it to who needs it.
                     _log.warning("epoch not archived", extra={"job": place.job_id, "epoch": epoch, "error": str(error)})
-                    continue
-                pieces = archive.pack(epoch, raws, owner=self._owner, nonce=self._nonce(), seal_digest=seal_digest)
-                self._put(ARCHIVE, epoch_name(epoch), pieces)
 
-    def _whole_epoch(self, epoch: int) -> tuple[list[bytes], bytes]:
-        """All commit files of an ended epoch, verbatim and verified, and the digest of its SEAL."""
+    def _archive_epoch(self, at: int, epoch: int) -> None:
+        """Archive the ended epoch in the directory `at`: in two passes, since it may not fit into memory."""
+        sizes: list[int] = []
+        last: CheckpointFile | None = None
+        for raw, file in self._files_of(at, epoch):
+            sizes.append(len(raw))
+            last = file
+        following = LogReader(self._place).file(epoch + 1, 1)
+        if last is None or following is None or not is_end_of(last, following):
+            where = self._place.where(EPOCHS, epoch_name(epoch))
+            raise CheckpointDamaged(f"{where} does not end as the next epoch's OPEN says")
+        owner, nonce, digest = self._owner, self._nonce(), last.digest
+        header, index = archive.pack(epoch, sizes, owner=owner, nonce=nonce, seal_digest=digest)
+        self._put(ARCHIVE, epoch_name(epoch), header, chain(self._again(at, epoch, digest), (index,)))
+
+    def _again(self, at: int, epoch: int, seal_digest: bytes) -> Iterator[bytes]:
+        """The same bytes once more: the SEAL that they lead to says that they are."""
+        digest = b""
+        for raw, file in self._files_of(at, epoch):
+            yield raw
+            digest = file.digest
+        if digest != seal_digest:
+            where = self._place.where(EPOCHS, epoch_name(epoch))
+            raise CheckpointDamaged(f"{where} has changed while it was archived")
+
+    def _files_of(self, at: int, epoch: int) -> Iterator[tuple[bytes, CheckpointFile]]:
+        """The commit files of an ended epoch up to its SEAL, one by one, verbatim and verified."""
         place = self._place
         where = place.where(EPOCHS, epoch_name(epoch))
-        raws: list[bytes] = []
-        last = None
-        try:
-            with place.dir(EPOCHS, epoch_name(epoch)) as at:
-                while last is None or last.header.kind != SEAL:
-                    name = commit_name(len(raws) + 1)
-                    raw = place.read(at, name, COMMIT_FILE_BYTES_MAX, EPOCHS, epoch_name(epoch))
-                    file = frames.decode(raw, f"{where}/{name}")
-                    if last is not None and file.header.predecessor != last.digest:
-                        raise CheckpointDamaged(f"{where}/{name} is damaged: it does not follow the file before it")
-                    raws.append(raw)
-                    last = file
-        except FileNotFoundError:
-            raise CheckpointDamaged(f"{where}: file {len(raws) + 1} is missing, or not seen yet") from None
-        following = LogReader(place).file(epoch + 1, 1)
-        if following is None or not is_end_of(last, following):
-            raise CheckpointDamaged(f"{where} does not end as the next epoch's OPEN says")
-        return raws, last.digest
+        last: CheckpointFile | None = None
+        for name in map(commit_name, count(1)):
+            try:
+                raw = place.read(at, name, COMMIT_FILE_BYTES_MAX, EPOCHS, epoch_name(epoch))
+            except FileNotFoundError:
+                raise CheckpointDamaged(f"{where}/{name} is missing, or not seen yet") from None
+            file = frames.decode(raw, f"{where}/{name}")
+            if last is not None and file.header.predecessor != last.digest:
+                raise CheckpointDamaged(f"{where}/{name} is damaged: it does not follow the file before it")
+            yield raw, file
+            if file.header.kind == SEAL:
+                return
+            last = file
 
     def _collect(self) -> None:
         place = self._place
@@ -227,7 +246,7 @@ class Housekeeper:
         except FileNotFoundError:
             pass  # somebody collected before us
 
-    def _put(self, folder: str, name: str, data: Iterable[bytes]) -> None:
+    def _put(self, folder: str, name: str, begin: bytes, rest: Iterable[bytes] = ()) -> None:
         """Put into `folder` of the job; another's file of that name is as good."""
         place = self._place
         where = place.where(folder, name)
@@ -235,6 +254,6 @@ class Housekeeper:
         with place.dir() as job:
             at = place.root.putter.make_dirs(job, (folder,), where=where)
         try:
-            place.root.putter.put(tmp, at, name, tuple(data), where=where)
+            place.root.putter.put(tmp, at, name, (begin,), where=where, rest=rest)
         finally:
             let_go(place.fs, at)

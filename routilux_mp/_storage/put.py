@@ -16,10 +16,10 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from itertools import count
+from itertools import chain, count
 from typing import TypeVar
 
 from ..errors import MultiHostUnsupported, OutcomeUnknown, StorageBlocked, StorageError
@@ -60,14 +60,15 @@ class Putter:
 
     def put(
         self, tmp: int, at: int, name: str, data: Sequence[bytes], *,
-        where: str, is_synced: bool = True, above: Sequence[int] = (),
+        where: str, is_synced: bool = True, above: Sequence[int] = (), rest: Iterable[bytes] = (),
     ) -> bool:  # fmt: skip
         """Put `name` into the directory `at`: True when ours stands, durable; False when another's does.
 
         The first HEADER_BYTES of `data` identify it (owner and nonce are among them). Without `is_synced`
         the content is durable and the caller has to fsync the directory before it relies on the name.
         `above`: directories that are made durable before the name is given. After the content, since on a
-        journaling file system its fsync has done most of their work.
+        journaling file system its fsync has done most of their work. `rest`: what follows `data`, made while it is
+        written; what that raises is passed on, and nothing changed.
 
         Raises:
             StorageBlocked: nothing changed.
@@ -75,9 +76,9 @@ class Putter:
         """
         if self.method is Method.EXCLUSIVE:
             self._sync(above, where)
-            return self._put_exclusive(at, name, data, where)
+            return self._put_exclusive(at, name, chain(data, rest), where)
         private = "" if self.method is Method.UNNAMED else self.private_name()
-        handle = self._write_private(tmp, at, private, data, where)
+        handle = self._write_private(tmp, at, private, chain(data, rest), where)
         try:
             self._sync(above, where)
             with outcome_unknown(where):
@@ -116,19 +117,19 @@ class Putter:
             for directory in directories:
                 self.fs.fsync(directory)
 
-    def _write_private(self, tmp: int, at: int, private: str, data: Sequence[bytes], where: str) -> int:
+    def _write_private(self, tmp: int, at: int, private: str, data: Iterable[bytes], where: str) -> int:
         with blocked(where):
             handle = self.fs.create(private, tmp) if private else self.fs.create_unnamed(at)
             try:
                 for part in data:
                     self.fs.write(handle, part)
                 self.fs.fsync(handle)
-            except OSError:
+            except (OSError, StorageError):
                 self._drop(handle, private, tmp)
                 raise
         return handle
 
-    def _put_exclusive(self, at: int, name: str, data: Sequence[bytes], where: str) -> bool:
+    def _put_exclusive(self, at: int, name: str, data: Iterable[bytes], where: str) -> bool:
         with blocked(where):
             try:
                 handle = self.fs.create(name, at)

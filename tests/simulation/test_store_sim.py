@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import pytest
@@ -65,14 +65,14 @@ def no_fence(patch: pytest.MonkeyPatch) -> None:
 
     def put(
         self: Putter, tmp: int, at: int, name: str, data: Sequence[bytes], *,
-        where: str, is_synced: bool = True, above: Sequence[int] = (),
+        where: str, is_synced: bool = True, above: Sequence[int] = (), rest: Iterable[bytes] = (),
     ) -> bool:  # fmt: skip
         private = self.private_name()
         with outcome_unknown(where):
             for directory in above:
                 self.fs.fsync(directory)
             handle = self.fs.create(private, tmp)
-            for part in data:
+            for part in (*data, *rest):
                 self.fs.write(handle, part)
             self.fs.fsync(handle)
             self.fs.close(handle)

@@ -83,7 +83,7 @@ def listing_trusted() -> None:
     def put(self: Putter, tmp: int, at: int, name: str, data: Sequence[bytes], **more: Any) -> bool:
         if name in self.fs.names(at):
             return False
-        _replace(self, tmp, at, name, data, more["where"])
+        _replace(self, tmp, at, name, (*data, *more.get("rest", ())), more["where"])
         return True
 
     Putter.put = put  # type: ignore[method-assign]
