@@ -163,8 +163,13 @@ def _write(
     return total, checksum
 
 
-def map_blob(path: str, expected: BlobRef | None = None, fs: FileSystem | None = None) -> memoryview:
+def map_blob(
+    path: str, expected: BlobRef | None = None, fs: FileSystem | None = None, *, read_bytes_max: int = 0
+) -> memoryview:
     """The payload of a blob, mapped, not copied; its length and checksum are checked first.
+
+    One that is expected and no larger than `read_bytes_max` is copied: whoever cuts a file that is mapped ends the
+    process that looks at it.
 
     Raises:
         CheckpointDamaged: it is missing, cut, changed, or not the one that `expected` names.
@@ -175,7 +180,10 @@ def map_blob(path: str, expected: BlobRef | None = None, fs: FileSystem | None =
     try:
         at = _open_folder(fs, folder)
         try:
-            whole = fs.map(name, at)
+            if expected is None or expected.size_bytes > read_bytes_max:
+                whole = fs.map(name, at)
+            else:  # one byte more than there may be, so that something after the end is seen
+                whole = memoryview(fs.read_range(name, at, 0, expected.size_bytes + TRAILER_BYTES + 1))
         finally:
             let_go(fs, at)
     except FileNotFoundError:

@@ -35,7 +35,7 @@ class Onlooker:
         self._settings = settings
         self._signer = signer
         self._job_id = job_id
-        self._payloads = PayloadReader(f"{store.view_paths(job_id).job}/{BLOBS}/-")
+        self._payloads = PayloadReader(f"{store.view_paths(job_id).job}/{BLOBS}/-", is_copying=True)
 
     def results(self, routine: str, event: str, *, is_following: bool = False) -> Iterator[dict[str, Any]]:
         """Emissions of an event that is connected to nothing, each once; with ``is_following`` until the job ends.

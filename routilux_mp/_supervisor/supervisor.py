@@ -385,8 +385,9 @@ class Supervisor:
     def payloads(self, live: LiveJob) -> PayloadReader:
         """Opens the payloads of a job, also those that lie in blobs."""
         if live.payloads is None:
-            folder = live.memory.shared_dir if live.memory is not None else self.store.view_paths(live.job.job_id).job
-            live.payloads = PayloadReader(None if folder is None else f"{folder}/{BLOBS}/-")
+            is_kept = live.memory is None  # else its files are nobody else's
+            folder = self.store.view_paths(live.job.job_id).job if live.memory is None else live.memory.shared_dir
+            live.payloads = PayloadReader(None if folder is None else f"{folder}/{BLOBS}/-", is_copying=is_kept)
         return live.payloads
 
 

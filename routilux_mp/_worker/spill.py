@@ -23,6 +23,10 @@ REFERENCE = b"\x01"
 #: Batches with arrays in them are aligned to this, from their start.
 _ALIGNMENT_BYTES = 64
 _MAPPED_MAX = 8
+#: Up to this size a blob is read as fast as it is mapped; larger ones take up to four times as long.
+_READ_BYTES_MAX = 4 * 1024 * 1024
+#: And so much of them is kept at hand.
+_COPIED_BYTES_MAX = 16 * 1024 * 1024
 
 
 def is_reference(data: bytes | memoryview) -> bool:
@@ -31,13 +35,15 @@ def is_reference(data: bytes | memoryview) -> bool:
 
 
 class PayloadReader:
-    """Opens payloads of one job; keeps the last few blobs mapped.
+    """Opens payloads of one job; keeps the last few blobs at hand.
 
-    ``blob_dir``: where this job's writers put blobs now; those of earlier epochs lie beside it.
+    ``blob_dir``: where this job's writers put blobs now; those of earlier epochs lie beside it. ``is_copying``: blobs
+    that are not very large are read, not mapped, since this process must outlive whatever is done to their files.
     """
 
-    def __init__(self, blob_dir: str | None) -> None:
+    def __init__(self, blob_dir: str | None, *, is_copying: bool = False) -> None:
         self.blob_dir = blob_dir
+        self._read_bytes_max = _READ_BYTES_MAX if is_copying else 0
         self._mapped: OrderedDict[str, memoryview] = OrderedDict()
         self._kept: dict[str, memoryview] = {}
 
@@ -52,10 +58,16 @@ class PayloadReader:
         from .._storage.blobs import BlobRef, map_blob, path_of  # most workers never see a blob
 
         job_path = os.path.dirname(os.path.dirname(self.blob_dir or ""))
-        return map_blob(path_of(job_path, name), None if expected is None else BlobRef(name, *expected))
+        ref = None if expected is None else BlobRef(name, *expected)
+        return map_blob(path_of(job_path, name), ref, read_bytes_max=self._read_bytes_max)
+
+    def _may_keep(self) -> bool:
+        """All that is at hand, as far as it takes memory."""
+        copied = sum(len(blob) for blob in self._mapped.values() if len(blob) <= self._read_bytes_max)
+        return len(self._mapped) <= _MAPPED_MAX and copied <= _COPIED_BYTES_MAX
 
     def open(self, data: bytes | memoryview) -> bytes | memoryview:
-        """The payload: ``data`` itself, or the mapped part of the blob that it refers to.
+        """The payload: ``data`` itself, or the part of the blob that it refers to.
 
         Raises:
             CheckpointDamaged: the blob is missing or damaged.
@@ -68,7 +80,7 @@ class PayloadReader:
         whole = self._kept.get(name) or self._mapped.get(name)
         if whole is None:
             whole = self._mapped[name] = self._map(name, (size, checksum))
-            if len(self._mapped) > _MAPPED_MAX:
+            while len(self._mapped) > 1 and not self._may_keep():
                 self._mapped.popitem(last=False)
         if not 0 <= offset <= offset + length <= len(whole):
             raise CheckpointDamaged(f"a payload lies outside of the blob {name}")
