@@ -153,12 +153,8 @@ POINTS: Final = tuple(f"{phase}.{operation}" for phase, operations in TABLE.item
 #: These take a race between two processes, or an error before: nobody aims at them, and they may be missed.
 RARE: Final = (
     *(f"{phase}.{operation}" for phase in _PUTS for operation in ("read_range", "names")),
-<<<<<<< ours
-    "blob.unlink", "views.names", "blob-map.open_dir", "replay.read_range", "create.read", "create.read_range",
-=======
-    "blob.unlink", "views.unlink", "blob-map.open_dir", "blob-map.read_range",
+    "blob.unlink", "views.names", "blob-map.open_dir", "blob-map.read_range",
     "replay.read_range", "create.read", "create.read_range",
->>>>>>> theirs
 )  # fmt: skip
 _ALL: Final = POINTS + RARE
 _NUMBERS: Final = {point: number for number, point in enumerate(_ALL)}

@@ -76,7 +76,7 @@ class Backend:
         self.given: list[Work] = []
         self.told_to_go_on = 0
 
-    def poll(self, timeout_s: float | None) -> list[Event]:
+    def poll(self, timeout_s: float | None, pause_s: float = 0.0) -> list[Event]:
         events, self.events = self.events, []
         return events
 
