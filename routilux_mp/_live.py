@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import socket
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._core.stimuli import StateOp
 from ._curtain import Curtain
-from ._documents import ENGINE, ENGINE_OMITTED, Document, document_to_json
+from ._documents import ENGINE, ENGINE_OMITTED, Document, document_to_json, to_text
 from ._history import ExecutionRecord, Timestamp
 from ._serialization.batch import decode_value
 from ._serialization.signing import Signer
@@ -381,7 +380,7 @@ def describe(live: LiveJob, limits: ViewLimits) -> bytes:
             "status": live.handle.view.status,
             "incomplete": f"{type(error).__name__}: {error}",
         }
-    return json.dumps(data, indent=2).encode()
+    return to_text(data).encode()
 
 
 def metadata_of(view: JobView) -> dict[str, Any]:

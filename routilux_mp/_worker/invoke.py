@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any
 
+from .._serialization.batch import Unreadable
 from .state import ActivationJobState
 
 Call = Callable[[dict[str, Any]], Any]
@@ -58,6 +59,17 @@ def only_parameter(slot: Any, mapping: Mapping[str, str] | None) -> str | None:
         return None
     is_positional = named[0].kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     return named[0].name if is_positional else None
+
+
+def if_readable(call: Call) -> Call:
+    """``call``, but an object that cannot be built fails the activation that was to have it."""
+
+    def checked(data: Any) -> Any:
+        if type(data) is Unreadable:
+            raise data.error
+        return call(data)
+
+    return checked
 
 
 def logic_call(logic: Callable[..., Any], slots: Sequence[str]) -> LogicCall:

@@ -17,18 +17,13 @@ from .._core.topology import RoutineSpec, Topology
 from .._serialization.batch import Unreadable, decode_batch, decode_value, encode_value, is_plain_batch
 from .._serialization.limits import check_size
 from .._serialization.places import (
-    cursor_place,
-    emission_place,
-    log_place,
-    message_place,
-    slot_place,
-    state_place,
+    cursor_place, emission_place, log_place, message_place, slot_place, state_place,
 )  # fmt: skip
 from .._serialization.signing import Signer
 from ..context import Definitions, FlowReference
 from ..errors import CheckpointDamaged, EmissionNotSerializable, UnknownName
 from .batches import Item
-from .invoke import IMMEDIATE, Call, LogicCall, logic_call, map_keys, only_parameter, slot_call
+from .invoke import IMMEDIATE, Call, LogicCall, if_readable, logic_call, map_keys, only_parameter, slot_call
 from .notes import SHARED
 from .past import LogOnDisk
 from .spill import PayloadReader
@@ -238,7 +233,7 @@ class RoutineHere:
                 return call, [*map(itemgetter(name), items)]
             except (KeyError, TypeError):  # the name is not everywhere, or something cannot be read
                 items = [item if type(item) is Unreadable else item.get(name, item) for item in items]
-        return _if_readable(call) if any(type(item) is Unreadable for item in items) else call, items
+        return if_readable(call) if any(type(item) is Unreadable for item in items) else call, items
 
     def _make_run(self, part: Part) -> tuple[Call, str | None]:
         if not self.is_logic:
@@ -392,17 +387,6 @@ class RoutineHere:
         known = self.fields[name]
         if known is not None:
             setattr(self.object, name, self._job.decode_state(self.routine_id, f"__field__:{name}", known))
-
-
-def _if_readable(call: Call) -> Call:
-    """``call``, but an object that cannot be built fails the activation that was to have it."""
-
-    def checked(item: Any) -> Any:
-        if type(item) is Unreadable:
-            raise item.error
-        return call(item)
-
-    return checked
 
 
 def readable(items: list[Any]) -> list[Any]:

@@ -51,8 +51,7 @@ class Transaction:
         #: Called when a cursor is committed but not sent while the handler goes on: the second thread sends it.
         self.wake_reporter: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
-        self.is_claimed = False  # by the second thread
-        self.is_in_handler = False
+        self.is_in_handler = self.is_claimed = False  # by the second thread
         self._pack = simple_packer()
         self._files = files or Files()
         # -- the dispatch --
@@ -62,7 +61,7 @@ class Transaction:
         self.count = 0  # activations in it
         self.out: list[list[Item]] = []  # per event
         self._first: list[Item] = []
-        self._others: list[list[Item]] = []
+        self._is_split = False  # there are several of them
         self.marks: list[int] = []  # what stands before is committed, as far as this worker can say; per event
         self._out_of: Outlets = {}  # the same lists by name
         self._is_mixed = False  # there is more in them than plain bytes
@@ -157,7 +156,7 @@ class Transaction:
         self.job, self.routine, self.dispatch, self.count = job, routine, dispatch, count
         if self.out is not routine.out:
             self.out, self._out_of = routine.out, routine.outlets
-            self._first, self._others = routine.out[0], routine.out[1:]
+            self._first, self._is_split = routine.out[0], len(routine.out) > 1
         self.discard()
         self._poison = None
         self._is_special = False
@@ -169,9 +168,10 @@ class Transaction:
         if self._is_special or routine.state.is_touched or routine.fields:
             self._settle()
             self._cursor = None
-        self.marks[0] = len(self._first)  # as in `_mark`, a call less
-        if self._others:
+        if self._is_split:
             self._mark()
+        else:
+            self.marks[0] = len(self._first)  # a call less
         self.done = done = self.done + 1
         if self.deadline_ns == _NEVER:
             self.deadline_ns = now_ns + self.job.flush_ns
@@ -373,10 +373,8 @@ class Transaction:
 
     def _mark(self) -> None:
         """All that was emitted up to here is committed."""
-        self.marks[0] = len(self._first)
-        if self._others:
-            self.marks[1:] = map(len, self._others)
-            self.routine.turns.mark()
+        self.marks[:] = map(len, self.out)
+        self.routine.turns.mark()
 
     def _cut(self) -> list[list[Item]]:
         """Take out what the running activation has emitted."""

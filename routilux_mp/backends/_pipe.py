@@ -28,6 +28,7 @@ class Pipe:
         self._selector = selector
         self._owner = owner
         self._is_ending = False
+        self._held: list[bytes] = []
         selector.register(sock, selectors.EVENT_READ, owner)
 
     def write(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
@@ -35,9 +36,22 @@ class Pipe:
         if not self.is_open or self._is_ending:
             _close_all(fds)
             return
+        if self._held:
+            self._held.append(data)
+            data = b"".join(self._held)
+            self._held.clear()
         self._out.append((memoryview(data), fds))
         if len(self._out) == 1:
             self.flush()
+
+    def hold(self, data: bytes) -> None:
+        """Send it before whatever is written next, or at :meth:`let_go`: it alone is not worth waking the reader."""
+        self._held.append(data)
+
+    def let_go(self) -> None:
+        """Send what is held now."""
+        if self._held:
+            self.write(b"")
 
     def flush(self) -> None:
         """Write until all is written or the socket is full."""
@@ -101,6 +115,7 @@ class Pipe:
         for _, fds in self._out:
             _close_all(fds)
         self._out.clear()
+        self._held.clear()
 
 
 def _close_all(fds: tuple[int, ...]) -> None:

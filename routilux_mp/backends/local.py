@@ -21,7 +21,7 @@ from .._core.effects import Revoke, Work
 from .._serialization.packing import pack, unpack
 from .._worker import shared
 from .._worker.liveness import IDLE, Page, make_page_fd
-from .._worker.wire import Reported, Task, Text, decode, encode, frame
+from .._worker.wire import Forget, JobInfo, Reported, Task, Text, decode, encode, frame
 from ..errors import BackendError
 from ._pipe import Pipe
 from ._spawn import spawn_python
@@ -59,6 +59,7 @@ class LocalBackend:
         self._wake_write.setblocking(False)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
         self._events: list[Event] = []  # to be returned by the next poll
+        self._told: list[_Worker] = []  # of a job, and perhaps of nothing else
         self._workers: dict[int, _Worker] = {}
         self._ended: OrderedDict[int, tuple[int, int, int]] = OrderedDict()
         self._codes: dict[str, Code] = {}
@@ -117,13 +118,18 @@ class LocalBackend:
         self._tell_nursery("start", worker, code_id, fds=(theirs.detach(), page_fd))
 
     def send(self, worker: int, message: Message, job_id: str = "") -> None:
-        """Queue a message for the worker; what a dead one is sent is dropped."""
+        """Queue a message for the worker; what a dead one is sent is dropped. No message wakes it only to be kept."""
         receiver = self._workers.get(worker)
         if receiver is None:
             return
         if isinstance(message, Revoke):
             receiver.page.revoke(message.dispatch)
-        receiver.pipe.write(encode(Task(job_id, message) if isinstance(message, Work) else message))
+        if isinstance(message, JobInfo | Forget):
+            receiver.pipe.hold(encode(message))
+            if isinstance(message, JobInfo):
+                self._told.append(receiver)
+        else:
+            receiver.pipe.write(encode(Task(job_id, message) if isinstance(message, Work) else message))
 
     def running(self, worker: int) -> tuple[int, int, int]:
         """What the worker's page says; for a dead one, what it said last."""
@@ -171,11 +177,16 @@ class LocalBackend:
     def poll(self, timeout_s: float | None, pause_s: float = 0.0) -> list[Event]:
         """See :meth:`~routilux_mp.backends.base.Backend.poll`."""
         self._check_open()
+        while self._told:
+            self._told.pop().pipe.let_go()  # unless it has gone with work
         if self._events:
             timeout_s = 0
         if pause_s > 0 and timeout_s != 0:
             time.sleep(pause_s)
         ready = self._selector.select(timeout_s)
+        if not ready:
+            for worker in self._workers.values():
+                worker.pipe.let_go()
         # The nursery first: it says that a worker has started, and a death has what it said before read first.
         ready.sort(key=lambda item: item[0].data is not self)
         for key, mask in ready:
