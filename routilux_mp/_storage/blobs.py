@@ -18,12 +18,12 @@ from functools import partial
 from typing import NamedTuple
 from zlib import crc32
 
-from ..errors import BlobMissing, CheckpointDamaged, OutcomeUnknown, StorageBlocked, StorageError, UsageError
+from ..errors import BlobMissing, CheckpointDamaged, StorageError, UsageError
 from .files import FileSystem, let_go
-from .layout import BLOBS, check_blob_name, epoch_name
+from .layout import BLOBS, check_blob_name
 from .path_files import system_files
 from .place import Place
-from .put import Putter, blocked
+from .put import blocked
 
 # The end of a blob: magic, length and CRC-32 of the payload, CRC-32 of those. At the end, so that
 # the payload begins at a page boundary when it is mapped.
@@ -33,9 +33,6 @@ _MAGIC = b"RMPBLOB1"
 #: In memory, where nothing is kept: its payload has no checksum, which would cost as much as writing it.
 _MAGIC_UNCHECKED = b"RMPBLOB0"
 TRAILER_BYTES = _TRAILER.size + _CRC.size
-#: Directories whose names this process has made sure of, the oldest first.
-_durable: dict[tuple[FileSystem | None, str], None] = {}
-_DURABLE_MAX = 256
 
 
 class BlobRef(NamedTuple):
@@ -47,16 +44,20 @@ class BlobRef(NamedTuple):
     crc32: int
 
 
-def make_dir(place: Place, epoch: int) -> str:
-    """The path of the epoch's blob directory, which is durable on return."""
-    where = place.where(BLOBS, epoch_name(epoch))
+def make_dir(place: Place, folder: str) -> None:
+    """The directory `folder` of the job's blobs, whether it is there already or not; its name is durable on return.
+
+    Raises:
+        StorageBlocked: it could not be made.
+        OutcomeUnknown: its name may be durable or not, and no later fsync would tell.
+    """
+    where = place.where(BLOBS, folder)
     with blocked(where):
         job = place.open_plainly()
     try:
-        let_go(place.fs, place.root.putter.make_dirs(job, (BLOBS, epoch_name(epoch)), where=where))
+        let_go(place.fs, place.root.putter.make_dirs(job, (BLOBS, folder), where=where))
     finally:
         let_go(place.fs, job)
-    return where
 
 
 def path_of(job_path: str, name: str) -> str:
@@ -67,12 +68,14 @@ def path_of(job_path: str, name: str) -> str:
 def put_blob_file(
     blob_dir: str, name: str, chunks: Iterable[bytes | memoryview], fs: FileSystem | None = None
 ) -> BlobRef:
-    """Write a blob into `blob_dir`; it and its name are durable on return.
+    """Write a blob into `blob_dir`; it and its name in there are durable on return.
 
-    `name` must never have been used before (a random nonce and a running number).
+    `name` must never have been used before (a random nonce and a running number). That the directory's own name is
+    durable is seen to by the job's owner, before the commit that names the blob (`make_dir`): when that fails it has to
+    give the job up, and nobody else can.
 
     Raises:
-        StorageBlocked: it could not be written; nothing is left of it.
+        StorageBlocked: it could not be written, and is not used.
     """
     ref, make_durable = begin_blob_file(blob_dir, name, chunks, fs)
     make_durable()
@@ -88,12 +91,11 @@ def begin_blob_file(
     That is to be called once, by whichever thread, and raises as this does. Without `is_checked` damage of the payload
     is not found: for what lies in memory only.
     """
-    known = (fs, blob_dir)
     fs = fs or _files_for(blob_dir)
     path = f"{blob_dir}/{name}"
     full_name = check_blob_name(f"{blob_dir.rsplit('/', 1)[-1]}/{name}")
     with blocked(path):
-        at = _open_or_make(fs, blob_dir, known)
+        at = _open_or_make(fs, blob_dir)
         try:
             try:
                 handle = fs.create(name, at)
@@ -115,37 +117,34 @@ def _make_durable(fs: FileSystem, at: int, name: str, handle: int, path: str) ->
     with blocked(path):
         try:
             try:
-                fs.fsync(handle)
+                try:
+                    fs.fsync(handle)
+                finally:
+                    fs.close(handle)
+                fs.fsync(at)
             except OSError:
-                fs.close(handle)
+                # Neither is tried again: who still wants it writes it anew, under another name.
                 fs.unlink(name, at)
                 raise
-            fs.close(handle)
-            fs.fsync(at)
         finally:
             let_go(fs, at)
 
 
-def _open_or_make(fs: FileSystem, blob_dir: str, known: tuple[FileSystem | None, str]) -> int:
-    """Most jobs have no blobs, so it is the first one that makes the directory, durably."""
-    if known in _durable:
-        try:
-            return _open_folder(fs, blob_dir)
-        except FileNotFoundError:
-            pass
-    # Also when it is there: whoever made it may have died before its name was durable.
-    above, _, epoch = blob_dir.rpartition("/")
-    job = fs.open_root(os.path.dirname(above), create=False)
+def _open_or_make(fs: FileSystem, blob_dir: str) -> int:
+    """Most jobs have no blobs, so it is the first one that makes the directory; the job's owner makes it durable."""
     try:
-        handle = Putter(fs, b"").make_dirs(job, (BLOBS, epoch), where=blob_dir)
-    except OutcomeUnknown as error:
-        # Of a directory nothing is named yet: the payload is not there, and it is no fault of who emits it.
-        raise StorageBlocked(str(error)) from error
-    finally:
-        fs.close(job)
-    if len(_durable) >= _DURABLE_MAX:
-        _durable.pop(next(iter(_durable)), None)
-    _durable[known] = None
+        return _open_folder(fs, blob_dir)
+    except FileNotFoundError:
+        pass
+    above, _, epoch = blob_dir.rpartition("/")
+    handle = fs.open_root(os.path.dirname(above), create=False)
+    for name in (BLOBS, epoch):
+        try:
+            fs.make_dir(name, handle)
+            child = fs.open_dir(name, handle)
+        finally:
+            let_go(fs, handle)
+        handle = child
     return handle
 
 

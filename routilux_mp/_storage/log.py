@@ -20,7 +20,7 @@ from .files import let_go
 from .frames import COMMIT, OPEN, SEAL, Frame
 from .handles import Handles
 from .housekeeping import Housekeeper
-from .layout import COMMIT_FILE_BYTES_MAX, EPOCHS, TMP, commit_name, epoch_name
+from .layout import BLOBS, COMMIT_FILE_BYTES_MAX, EPOCHS, TMP, commit_name, epoch_name
 from .leftovers import Sweep
 from .owner import OwnerInfo
 from .place import Place
@@ -90,7 +90,8 @@ class Tenure:
         self._rolling: bytes | None = None
         self._replay_files, self._replay_bytes = made
         self._rolled_at = writer.clock()
-        self._blob_dir: tuple[int, str] | None = None
+        #: Directories of blobs whose names are durable.
+        self._secured: set[str] = set()
         self._reader = LogReader(place)
         self._reading = threading.Lock()
         self._keeper = Housekeeper(place, writer.owner, writer.nonce)
@@ -200,11 +201,22 @@ class Tenure:
         with self._reading:
             return self._reader.frame(ref)
 
+    def secure_blobs(self, folders: Iterable[str]) -> None:
+        """Before a commit that names blobs in these directories ("e0000007"): make their names durable.
+
+        Raises: as `commit`. A failed fsync of a directory is not tried again: this tenure has ended.
+        """
+        self._require()
+        for folder in set(folders) - self._secured:
+            with self._ends_tenure():
+                blobs.make_dir(self._place, folder)
+            self._secured.add(folder)
+
     def blob_dir(self) -> str:
         """Where workers put blobs in this epoch; made, durably, when it is asked for."""
-        if self._blob_dir is None or self._blob_dir[0] != self.epoch:
-            self._blob_dir = (self.epoch, blobs.make_dir(self._place, self.epoch))
-        return self._blob_dir[1]
+        folder = epoch_name(self.epoch)
+        self.secure_blobs([folder])
+        return self._place.where(BLOBS, folder)
 
     def put_blob(self, name: str, chunks: Iterable[bytes]) -> blobs.BlobRef:
         """A blob put by the supervisor itself."""

@@ -31,6 +31,7 @@ class BlobUses:
         self._users: dict[str, list[User]] = {}
         #: Payloads that went into blobs since :meth:`unused` was asked last: so much may be given up soon.
         self.new_bytes = 0
+        self._new_folders: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._users)
@@ -45,9 +46,15 @@ class BlobUses:
         if type(record) is not Completed:
             return
         for name, users in users_in(job.topology, record).items():
+            self._new_folders.add(name.partition("/")[0])
             if self._keeps_results or None not in users:
                 self._users.setdefault(name, []).extend(users)
                 self.new_bytes += sum(referred_bytes(b.data) for b in users if b is not None and b.data)
+
+    def take_folders(self) -> set[str]:
+        """Where the blobs lie that have been noted since this was asked last."""
+        found, self._new_folders = self._new_folders, set()
+        return found
 
     def note_unnamed(self, batches: Iterable[Batch]) -> None:
         """No record will name the blobs that these batches lie in: they go with the next unused ones."""

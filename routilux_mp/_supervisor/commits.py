@@ -7,7 +7,7 @@ one commit or seal under way, and nothing of it is shown or closed before that h
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Literal
 
 from .._core.stimuli import Stands
@@ -154,7 +154,8 @@ class Commits:
             if tenure.should_roll(64 * live.job.pending_count() + 1024, live.blobs.new_bytes):
                 snapshot = encode_snapshot(live.job)
                 unused, sweep = live.blobs.unused(live.job), sweep_after_roll(self._loop, live)
-            self._submit(live, Commit(tenure, files, snapshot, outputs, unused, sweep, self._loop.clock))
+            folders = live.blobs.take_folders()
+            self._submit(live, Commit(tenure, files, snapshot, outputs, unused, sweep, self._loop.clock, folders))
         elif live.publish_if_quiet(now):
             if live.job.is_terminal:
                 self._seal(live, "ended")
@@ -270,9 +271,9 @@ class Commit:
 
     def __init__(
         self, tenure: Tenure, files: list[list[bytes]], snapshot: bytes | None, outputs: list[tuple[str, str]],
-        unused_blobs: list[str], sweep: Sweep | None, clock: Clock,
+        unused_blobs: list[str], sweep: Sweep | None, clock: Clock, blob_folders: Collection[str] = (),
     ) -> None:  # fmt: skip
-        """``sweep``: what may be looked through once the roll is done."""
+        """``sweep``: what may be looked through once the roll is done; ``blob_folders``: of blobs that it names."""
         self._tenure = tenure
         self._clock = clock
         self.heard_ns = clock.monotonic_ns()  # when the disk answered last, or was not asked yet
@@ -280,12 +281,16 @@ class Commit:
         self._outputs = outputs
         self._snapshot = snapshot
         self._unused_blobs = unused_blobs
+        self._blob_folders = blob_folders
         self.sweep = sweep
         self.has_rolled = False
 
     def __call__(self) -> None:
         self.heard_ns = self._clock.monotonic_ns()
         if self._files:
+            if self._blob_folders:
+                self._tenure.secure_blobs(self._blob_folders)
+                self.heard_ns = self._clock.monotonic_ns()
             while self._files:
                 self._tenure.commit(self._files[0])
                 del self._files[0]  # it stands: what is blocked after it must not commit it twice

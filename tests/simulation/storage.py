@@ -147,6 +147,9 @@ class SimTenure:
             self._rolling = snapshot
         self._open_if_rolling()
 
+    def secure_blobs(self, folders: Iterable[str]) -> None:
+        pass
+
     def release_blobs(self, names: Iterable[str]) -> None:
         self.disk.watcher.released(self.job_id, names)
 
