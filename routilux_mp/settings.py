@@ -25,7 +25,7 @@ class Settings:
     checkpoint_dir: str = "./checkpoints"
     #: ``"commit"``: every step is on stable storage before it has effects. ``"none"``: nothing is kept.
     durability: str = "commit"
-    #: The checkpoint directory is used by this machine only: allows file systems without hard links.
+    #: The checkpoint directory is used by this machine only: allows file systems without hard links (FAT, exFAT).
     single_host: bool = False
     #: ``"local"``: worker processes. ``"inline"``: everything in the calling process.
     backend: str = "local"

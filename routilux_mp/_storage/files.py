@@ -14,6 +14,8 @@ import logging
 import mmap
 import os
 import stat
+from collections.abc import Callable
+from functools import cache
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -69,6 +71,7 @@ class FileSystem(Protocol):
     def close(self, handle: int) -> None: ...
     def link(self, name: str, at: int, target: str, target_at: int) -> None: ...
     def link_unnamed(self, handle: int, target: str, target_at: int) -> None: ...
+    def move(self, name: str, at: int, target: str, target_at: int) -> None: ...
     def replace(self, name: str, at: int, target: str, target_at: int) -> None: ...
     def unlink(self, name: str, at: int) -> None: ...
     def read(self, name: str, at: int, limit_bytes: int) -> bytes: ...
@@ -195,6 +198,14 @@ class RealFiles:
     def link_unnamed(self, handle: int, target: str, target_at: int) -> None:
         os.link(f"/proc/self/fd/{handle}", target, dst_dir_fd=target_at, follow_symlinks=True)
 
+    def move(self, name: str, at: int, target: str, target_at: int) -> None:
+        """Rename, unless something is there under the new name: FileExistsError, and the system decides."""
+        import ctypes  # only where there are no hard links
+
+        rename, flag = _rename_that_replaces_nothing()
+        if rename(at, os.fsencode(name), target_at, os.fsencode(target), flag):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), target)
+
     def replace(self, name: str, at: int, target: str, target_at: int) -> None:
         os.replace(name, target, src_dir_fd=at, dst_dir_fd=target_at)
 
@@ -258,6 +269,20 @@ def _regular_size(handle: int, name: str) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise NotARegularFile(errno.EINVAL, "not a regular file", name)
     return status.st_size
+
+
+@cache
+def _rename_that_replaces_nothing() -> tuple[Callable[[int, bytes, int, bytes, int], int], int]:
+    """The C library's, and its flag; Python has none."""
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    for name, flag in (("renameat2", 1), ("renameatx_np", 4)):  # Linux: RENAME_NOREPLACE; macOS: RENAME_EXCL
+        if hasattr(library, name):
+            function = library[name]
+            function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+            return function, flag
+    raise OSError(errno.EOPNOTSUPP, "no rename here that replaces nothing")
 
 
 def _umask_takes_owner_bits() -> bool:

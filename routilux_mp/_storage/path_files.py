@@ -98,6 +98,11 @@ class PathFiles:
     def link_unnamed(self, handle: int, target: str, target_at: int) -> None:
         raise OSError(errno.EOPNOTSUPP, "no files without a name on this system")
 
+    def move(self, name: str, at: int, target: str, target_at: int) -> None:
+        if os.name != "nt":  # elsewhere this would replace
+            raise OSError(errno.EOPNOTSUPP, "no rename here that replaces nothing")
+        os.rename(self._path(name, at), self._path(target, target_at))
+
     def replace(self, name: str, at: int, target: str, target_at: int) -> None:
         os.replace(self._path(name, at), self._path(target, target_at))
 

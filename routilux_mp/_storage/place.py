@@ -46,7 +46,7 @@ class Root:
 
     def borrow_format(self, job_id: str) -> None:
         """This process has put the format.json of `job_id`, and may link the same file into others."""
-        self._lender = (job_id, FORMAT_LINKS_MAX if self.putter.method is not Method.EXCLUSIVE else 0)
+        self._lender = (job_id, FORMAT_LINKS_MAX if self.putter.method is not Method.MOVED else 0)
 
     def lend_format(self, job: int) -> bool:
         """Link a format.json that is durable already into the directory `job`; False: one has to be put there."""

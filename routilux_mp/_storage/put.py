@@ -8,7 +8,8 @@ The private file is one without a name where the probe found that `O_TMPFILE` an
 together (one create and one unlink less: 0.05 to 0.1 ms of 0.4 ms a commit on local ext4, and a
 killed writer leaves nothing behind); elsewhere it has a name in `tmp/`. Both are the same protocol:
 written and fsynced privately, then given its name by one `link`. Where there is no `link` at all, an
-operator whose root is used by one host only may opt in to `O_EXCL`.
+operator whose root is used by one host only may opt in to a rename that replaces nothing: the same again, decided by
+that host's kernel. (Never `O_EXCL` in place: a kill in the middle would leave a cut file that nobody can replace.)
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Method(Enum):
 
     UNNAMED = "unnamed private file, then link"
     NAMED = "private file in tmp/, then link"
-    EXCLUSIVE = "O_EXCL in place"
+    MOVED = "private file in tmp/, then a rename that replaces nothing"
 
 
 class Putter:
@@ -74,16 +75,16 @@ class Putter:
             StorageBlocked: nothing changed.
             OutcomeUnknown: it may stand or not.
         """
-        if self.method is Method.EXCLUSIVE:
-            self._sync(above, where)
-            return self._put_exclusive(at, name, chain(data, rest), where)
         private = "" if self.method is Method.UNNAMED else self.private_name()
         handle = self._write_private(tmp, at, private, chain(data, rest), where)
         try:
             self._sync(above, where)
             with outcome_unknown(where):
                 try:
-                    if private:
+                    if self.method is Method.MOVED:
+                        self.fs.move(private, tmp, name, at)
+                        private = ""  # it is the file itself now
+                    elif private:
                         self.fs.link(private, tmp, name, at)
                     else:
                         self.fs.link_unnamed(handle, name, at)
@@ -128,22 +129,6 @@ class Putter:
                 self._drop(handle, private, tmp)
                 raise
         return handle
-
-    def _put_exclusive(self, at: int, name: str, data: Iterable[bytes], where: str) -> bool:
-        with blocked(where):
-            try:
-                handle = self.fs.create(name, at)
-            except FileExistsError:
-                return False
-        try:
-            with outcome_unknown(where):
-                for part in data:
-                    self.fs.write(handle, part)
-                self.fs.fsync(handle)
-                self.fs.fsync(at)
-        finally:
-            self._drop(handle, "", at)
-        return True
 
     def _is_ours(self, at: int, name: str, data: Sequence[bytes], doubt: OSError | None = None) -> bool:
         """Whether what stands there is ours; `doubt`: raised if nothing is seen there."""
@@ -197,9 +182,10 @@ class Putter:
 
         Raises:
             MultiHostUnsupported: there is no working `link` and `single_host` is not set.
+            StorageError: it is set, and nothing else works either.
             OSError: the directory cannot be written at all.
         """
-        for method in (Method.UNNAMED, Method.NAMED):
+        for method in (Method.UNNAMED, Method.NAMED, *([Method.MOVED] if single_host else [])):
             try:
                 self._try(method, tmp)
             except OSError as error:
@@ -215,26 +201,33 @@ class Putter:
                 f"checkpoint directory on another file system, or set single_host=True "
                 f"(ROUTILUX_MP_SINGLE_HOST=1) if only this machine uses it"
             )
-        self.method = Method.EXCLUSIVE
+        raise StorageError(
+            f"{where}: neither hard links nor renames that replace nothing work here ({reason}), so two processes "
+            f"could both own a job. Choose a checkpoint directory on another file system"
+        )
 
     def _try(self, method: Method, tmp: int) -> None:
         """One round of the probe. It leaves nothing behind."""
         private, target = self.private_name(), self.private_name()
         content = b"probe " + target.encode("ascii")
         linked = False
-        handle = self.fs.create(private, tmp) if method is Method.NAMED else self.fs.create_unnamed(tmp)
+        handle = self.fs.create_unnamed(tmp) if method is Method.UNNAMED else self.fs.create(private, tmp)
 
         def link() -> None:
-            if method is Method.NAMED:
+            if method is Method.UNNAMED:
+                self.fs.link_unnamed(handle, target, tmp)
+            elif method is Method.NAMED:
                 self.fs.link(private, tmp, target, tmp)
             else:
-                self.fs.link_unnamed(handle, target, tmp)
+                self.fs.move(private, tmp, target, tmp)
 
         try:
             self.fs.write(handle, content)
             self.fs.fsync(handle)
             link()
             linked = True
+            if method is Method.MOVED:
+                self.fs.close(self.fs.create(private, tmp))  # something to move there again
             try:
                 link()
             except FileExistsError:
@@ -245,7 +238,7 @@ class Putter:
             if self.fs.read(target, tmp, SMALL_FILE_BYTES_MAX) != content:
                 raise OSError(errno.EOPNOTSUPP, "what was written reads back differently")
         finally:
-            self._drop(handle, private if method is Method.NAMED else "", tmp)
+            self._drop(handle, "" if method is Method.UNNAMED else private, tmp)
             if linked:
                 self.fs.unlink(target, tmp)
 

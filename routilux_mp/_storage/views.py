@@ -36,7 +36,7 @@ from ..errors import CheckpointDamaged, OutcomeUnknown, StorageBlocked
 from .files import NotARegularFile, let_go
 from .layout import FLOW_VIEW, LOCK_FILE, STATE_VIEW, TMP, VIEW_BYTES_MAX, epoch_name
 from .place import Place
-from .put import Method, blocked
+from .put import blocked
 
 _log = logging.getLogger(__name__)
 
@@ -169,10 +169,10 @@ class Views:
         self._create(tmp, private, raw)
         try:
             shown = self._look(job, name)  # not before the private file is there
-            if shown is None and self._place.root.putter.method is not Method.EXCLUSIVE:
+            if shown is None:
                 fs.unlink(private, tmp)
                 return self._put(tmp, job, name, raw)
-            if shown is None or shown.position <= position:
+            if shown.position <= position:
                 # The directory is not fsynced: after a power cut the old view is as good.
                 fs.replace(private, tmp, name, job)
             else:
@@ -186,11 +186,9 @@ class Views:
 
     def _put(self, tmp: int, job: int, name: str, raw: bytes) -> bool:
         """Show what nothing was shown in place of: False when something is there after all."""
-        place, where = self._place, self._place.where(name)
-        if place.root.putter.method is Method.EXCLUSIVE:
-            return False  # would be seen half written
+        where = self._place.where(name)
         try:
-            return place.root.putter.put(tmp, job, name, (raw,), where=where, is_synced=False)
+            return self._place.root.putter.put(tmp, job, name, (raw,), where=where, is_synced=False)
         except OutcomeUnknown as error:
             raise StorageBlocked(str(error)) from error  # a view: whichever it is, it is written again
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from routilux_mp._storage.store import Store
-from routilux_mp.errors import MultiHostUnsupported
+from routilux_mp.errors import MultiHostUnsupported, StorageError
 from routilux_mp.settings import Settings
 from tests.failover.cluster import Cluster
 from tests.network import scenarios
@@ -140,14 +140,12 @@ def test_file_locks_exclude_nobody_there(mounts: dict[str, Path]) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_without_hard_links_it_is_refused_for_several_hosts(server: Server) -> None:
+def test_without_hard_links_it_is_refused(server: Server) -> None:
     with server.mounted("linkless", "disable_hardlink") as point:
         root = point / "linkless-root"
         refused = pytest.raises(MultiHostUnsupported, match="hard links do not work here")
         with Store(str(root), Settings()) as store, refused:
             store.prepare()
-        with Store(str(root), Settings(single_host=True)) as store:
-            tenure = store.create("job", b"{}")
-            tenure.commit([b"record"])
-            tenure.close()
-            assert store.read("job").commit == 2
+        refused = pytest.raises(StorageError, match="neither hard links nor renames that replace nothing work here")
+        with Store(str(root), Settings(single_host=True)) as store, refused:
+            store.prepare()

@@ -15,7 +15,8 @@ When = Literal["before", "after"]
 #: Operations that change nothing on the disk.
 READING = frozenset({"open_root", "open_dir", "names", "entries", "close", "read", "read_range", "map"})
 OPERATIONS = READING | {
-    "make_dir", "create", "create_unnamed", "write", "overwrite", "fsync", "link", "link_unnamed", "replace", "unlink"
+    "make_dir", "create", "create_unnamed", "write", "overwrite", "fsync", "link", "link_unnamed", "move",
+    "replace", "unlink",
 }  # fmt: skip
 
 

@@ -125,6 +125,10 @@ class HostFiles:
         node = self._disk.handles[handle]
         self._give_name(node, target, target_at, lambda: self._disk.link_unnamed(handle, target, target_at))
 
+    def move(self, name: str, at: int, target: str, target_at: int) -> None:
+        self._begin("move")
+        raise _error(errno.EINVAL)  # as an NFS client says; there are links
+
     def replace(self, name: str, at: int, target: str, target_at: int) -> None:
         self._begin("replace")
         node = self._disk.handles[at].names.get(name)  # type: ignore[union-attr]

@@ -41,9 +41,10 @@ class MemoryFiles:
     """One host's view of one disk. Thread-safe."""
 
     has_paths = False
-    #: Whether a file can be made without a name (`O_TMPFILE`), and whether `link` works at all.
+    #: Whether a file can be made without a name (`O_TMPFILE`), whether `link` works at all, and `move`.
     can_unnamed = True
     can_link = True
+    can_move = True
 
     def __init__(self, root: Dir | None = None) -> None:
         self.root = root if root is not None else Dir()
@@ -140,6 +141,16 @@ class MemoryFiles:
     def link_unnamed(self, handle: int, target: str, target_at: int) -> None:
         with self._lock:
             self._link(self._file(handle), target, target_at)
+
+    def move(self, name: str, at: int, target: str, target_at: int) -> None:
+        with self._lock:
+            node = self._node(name, at)
+            if not self.can_move:
+                raise _error(errno.EINVAL, target)
+            if target in self._dir(target_at).names:
+                raise _error(errno.EEXIST, target)
+            del self._dir(at).names[name]
+            self._add(target_at, target, node)
 
     def replace(self, name: str, at: int, target: str, target_at: int) -> None:
         with self._lock:

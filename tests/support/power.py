@@ -108,6 +108,10 @@ class RecordingFiles:
         self._disk.link_unnamed(handle, target, target_at)
         self._changed(target_at, target)
 
+    def move(self, name: str, at: int, target: str, target_at: int) -> None:
+        self._disk.move(name, at, target, target_at)
+        self._changed(target_at, target)
+
     def replace(self, name: str, at: int, target: str, target_at: int) -> None:
         self._disk.replace(name, at, target, target_at)
         self._changed(target_at, target)
