@@ -38,7 +38,9 @@ _PARKED_POLLS: Final = 10
 _ASKED_SHARE: Final = 0.01
 #: Another try at a job that could not be run here: the key or the module may have come.
 _RETRY_S: Final = 60.0
+#: And when it could not be read: soon, since that may be over at once, then after twice the time, up to this.
 _RETRY_STORAGE_S: Final = 5.0
+_RETRY_STORAGE_SOON_S: Final = 0.25
 #: A SEAL whose writer has not opened the next epoch after this time belongs to a dead one.
 _SEALED_S: Final = 2.0
 #: The heartbeat of an owner that is gone is deleted after this time: other hosts have read it by then.
@@ -55,6 +57,7 @@ class Parked(NamedTuple):
     #: Not before, unless it has changed. A paused job: not before somebody asks for something new, or has asked.
     try_again_s: float
     is_paused: bool = False
+    waits_s: float = 0.0  # until the next try
 
 
 class Found(NamedTuple):
@@ -134,7 +137,10 @@ class Standby:
         signs = self._owners.heartbeats.look()
         self._forget_gone(signs)
         listed = self._listed(signs)
-        offered = {job_id for sign in signs for job_id in sign.offered}
+        offered: dict[str, set[str]] = {}  # job -> tokens of those who have handed it over
+        for sign in signs:
+            for job_id in sign.offered:
+                offered.setdefault(job_id, set()).add(sign.owner.token)
         mine = self._supervisor.loop.jobs
         free: list[Found] = []
         job_ids = self._supervisor.store.job_ids()
@@ -148,7 +154,7 @@ class Standby:
                 self._parked.pop(job_id, None)
                 self._watch_owner(job_id, owner)
                 continue
-            found = self._judge(job_id, job_id in offered)
+            found = self._judge(job_id, offered.get(job_id, ()))
             if found is not None:
                 free.append(found)
         for found in free:
@@ -187,16 +193,16 @@ class Standby:
             if self._owners.is_gone(sign.owner, None) and self._owners.heartbeats.silent_s(sign.owner) > _GONE_S:
                 self._owners.heartbeats.remove(sign.owner)
 
-    def _judge(self, job_id: str, is_offered: bool) -> Found | None:
+    def _judge(self, job_id: str, offered_by: Collection[str]) -> Found | None:
         """Whether the job is free, from a cheap look at it."""
         now = time.monotonic()
         parked = self._parked.get(job_id)
-        if parked is not None and now < parked.look_again_s and not is_offered:
+        if parked is not None and now < parked.look_again_s and not offered_by:
             return None
         try:
             glance = self._supervisor.store.glance(job_id)
         except (StorageError, CheckpointDamaged) as error:
-            self._park(job_id, (0, 0), _RETRY_STORAGE_S)
+            self._park(job_id, (0, 0), self._storage_wait_s(job_id))
             self._say_once(job_id, f"job {job_id} cannot be looked at", error)
             return None
         if glance is None:
@@ -205,9 +211,12 @@ class Standby:
             self._end(job_id)
             return None
         if parked is not None and parked.place == glance[:2] and not self._may_try_again(job_id, parked, now):
-            self._parked[job_id] = parked._replace(look_again_s=now + _PARKED_POLLS * self._poll_s)
+            look_again_s = now + _PARKED_POLLS * self._poll_s
+            if not parked.is_paused:
+                look_again_s = min(look_again_s, parked.try_again_s)
+            self._parked[job_id] = parked._replace(look_again_s=look_again_s)
             return None
-        why = self._why_free(job_id, glance, now)
+        why = self._why_free(job_id, glance, offered_by, now)
         return None if why is None else Found(job_id, glance, why)
 
     def _may_try_again(self, job_id: str, parked: Parked, now: float) -> bool:
@@ -231,9 +240,10 @@ class Standby:
             return False  # said when the job's turn comes
         return bool(asked) and (now >= parked.try_again_s or not self._heard.get(job_id, frozenset()).issuperset(asked))
 
-    def _why_free(self, job_id: str, glance: Glance, now: float) -> str | None:
+    def _why_free(self, job_id: str, glance: Glance, offered_by: Collection[str], now: float) -> str | None:
         owner = glance.owner
-        if glance.seal_reason == "handover":
+        # Where a network client lists what was there, the heartbeat (which is opened) may show it before the SEAL.
+        if glance.seal_reason == "handover" or (glance.seal_reason is None and owner.token in offered_by):
             return f"handed over by pid {owner.pid} on '{owner.host}'"
         if glance.seal_reason == "takeover":
             epoch, number, since = self._sealed_since.get(job_id, (0, 0, now))
@@ -335,7 +345,8 @@ class Standby:
                 log.info("%s", result)
                 self._park(job_id, glance[:2], _RETRY_S)
             case StorageError():
-                self._park(job_id, glance[:2], _RETRY_STORAGE_S if type(result) is StorageError else _RETRY_S)
+                is_passing = type(result) is StorageError
+                self._park(job_id, glance[:2], self._storage_wait_s(job_id) if is_passing else _RETRY_S)
                 self._say_once(job_id, f"job {job_id} ({why}) cannot be run here", result)
             case RoutiluxError():
                 self._park(job_id, glance[:2], _RETRY_S)
@@ -346,12 +357,19 @@ class Standby:
                 self._park(job_id, glance[:2], _RETRY_S, is_paused=True)
             case _:
                 self._said.pop(job_id, None)
+                self._parked.pop(job_id, None)
                 self._mine[job_id] = result  # type: ignore[assignment]
                 self._say(f"took over job {job_id}: {why}")
 
     def _park(self, job_id: str, place: tuple[int, int], try_again_s: float, *, is_paused: bool = False) -> None:
         now = time.monotonic()
-        self._parked[job_id] = Parked(place, now + _PARKED_POLLS * self._poll_s, now + try_again_s, is_paused)
+        look_again_s = now + min(_PARKED_POLLS * self._poll_s, try_again_s)
+        self._parked[job_id] = Parked(place, look_again_s, now + try_again_s, is_paused, try_again_s)
+
+    def _storage_wait_s(self, job_id: str) -> float:
+        """Until the next try at what could not be read."""
+        before = self._parked.get(job_id)
+        return _RETRY_STORAGE_SOON_S if before is None else min(_RETRY_STORAGE_S, 2 * before.waits_s)
 
     def _end(self, job_id: str) -> None:
         self._ended.add(job_id)

@@ -159,6 +159,8 @@ class Supervisor:
             left = deadline_of(self.settings.grace_s)  # for all of them together
             for handle in self.handles():
                 handle.wait_sealed(left())
+            if self._vigil is not None:  # this process may end at once
+                self.look(self._vigil.tell)()
 
     def close(self, wait: bool = True, timeout_s: float | None = None) -> None:
         """Leave: with ``wait`` after all queued work is done, else after what runs now. Nothing is lost.

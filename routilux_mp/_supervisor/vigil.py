@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._storage.control import Answer, Control, Request
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: A change of what is owned is shown at once, but not more often than this.
 _BEAT_INTERVAL_S: Final = 0.2
+#: Whoever leaves waits so long for the heartbeat that says so; the share may hang.
+_TOLD_S: Final = 2.0
 #: How long a job that was handed over is pointed out.
 _OFFERED_S: Final = 60.0
 #: Watching a job costs threads: that is not done for a job of a moment, nor for the many jobs of a busy process.
@@ -66,6 +69,7 @@ class Vigil:
         self._wake = wake
         self._kept: dict[str, Kept] = {}
         self._left: deque[tuple[str, Kept]] = deque()
+        self._to_tell: deque[threading.Event] = deque()
         self._offered: dict[str, float] = {}
         self._blocked: Mapping[str, str] = {}
         self._has_changed = False
@@ -122,6 +126,18 @@ class Vigil:
             self._deadline_s = boot_time_s() + self._lease_s
         return doubt
 
+    def tell(self) -> Callable[[], object]:
+        """What waits until a heartbeat says all that has become of the jobs so far: without one they are not looked at.
+
+        To be called in the loop's thread; what it returns is for one that may wait.
+        """
+        if self._thread is None or self._is_closed:
+            return partial(self._thread.join, _TOLD_S) if self._thread is not None else lambda: None
+        told = threading.Event()
+        self._to_tell.append(told)
+        self._changed()
+        return partial(told.wait, _TOLD_S)
+
     @property
     def left_ns(self) -> int:
         """How much of the lease is left."""
@@ -162,10 +178,11 @@ class Vigil:
             self._event.wait(max(0.0, wake_at - time.monotonic()))
             self._event.clear()
         self._leave(heartbeat)
+        self._have_told()
 
     def _beat(self, heartbeat: Heartbeat, *, is_leaving: bool = False) -> None:
         self._has_changed = False
-        began = boot_time_s()
+        began, telling = boot_time_s(), len(self._to_tell)
         self._offered = {j: t for j, t in list(self._offered.items()) if time.monotonic() - t < _OFFERED_S}
         try:
             heartbeat.beat(list(self._kept), offered=self._offered, blocked=self._blocked, is_leaving=is_leaving)
@@ -175,8 +192,14 @@ class Vigil:
             if self._deadline_s and began > self._deadline_s:
                 self._is_doubtful = True
             self._deadline_s = began + self._lease_s
+        self._have_told(telling)
         # Also when it failed: the loop looks at what is left of the lease.
         self._wake()
+
+    def _have_told(self, count: int | None = None) -> None:
+        """The first of those who wait to have been told need wait no longer, also when it could not be written."""
+        for _ in range(len(self._to_tell) if count is None else count):
+            self._to_tell.popleft().set()
 
     def _poll(self) -> None:
         while self._left:

@@ -226,11 +226,14 @@ with Runtime(2, checkpoint_dir=sys.argv[1]) as runtime:
 
 
 @pytest.mark.slow
-def test_a_library_can_opt_in_to_hand_over_on_sigterm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["", "another"])
+def test_a_library_can_opt_in_to_hand_over_on_sigterm(tmp_path: Path, host: str) -> None:
+    """Also told to another machine, before the process is gone: else it would wait for the lease to be over."""
     with Cluster(tmp_path) as cluster:
         (tmp_path / "program.py").write_text(LIBRARY)
         standby = cluster.standby()
-        owner = cluster.program("program.py", str(cluster.root), str(cluster.log))
+        lease = {"ROUTILUX_MP_LEASE_S": "600"} if host else {}
+        owner = cluster.program("program.py", str(cluster.root), str(cluster.log), host=host, **lease)
         eventually(lambda: cluster.count() >= 30, "30 items", owner)
         owner.signal(signal.SIGTERM)
         assert owner.wait() == -signal.SIGTERM, owner.said()

@@ -16,6 +16,7 @@ from routilux_mp._core.stimuli import Emit
 from routilux_mp._core.topology import ConnectionSpec, Topology
 from routilux_mp._serialization.packing import pack, unpack
 from routilux_mp._storage.store import Store
+from routilux_mp._supervisor import vigil as vigil_module
 from routilux_mp._supervisor.committer import InstantCommitter, ThreadCommitter
 from routilux_mp._supervisor.live import LiveJob
 from routilux_mp._supervisor.supervisor import Supervisor
@@ -93,6 +94,31 @@ def test_the_vigil_outlives_any_trouble_with_a_directory(tmp_path: Path, monkeyp
     assert asked.acquire(timeout=5.0)
     assert asked.acquire(timeout=5.0), "it looks again"
     vigil.close()
+    store.close()
+
+
+def test_who_leaves_waits_until_the_heartbeat_says_what_was_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vigil_module, "_TOLD_S", 60.0)
+    settings = Settings(checkpoint_dir=str(tmp_path), lease_s=600.0)
+    store = Store(str(tmp_path), settings)
+    store.prepare()
+    heartbeats = store.heartbeats()
+    vigil = Vigil(store, settings, lambda: None)
+    vigil.tell()()  # nobody has to be told anything
+    vigil.keep(Job("j"))
+    vigil.tell()()
+    (sign,) = heartbeats.look()
+    assert (sign.jobs, sign.offered) == ({"j"}, set())
+    vigil.let_go("j", is_offered=True)
+    vigil.tell()()
+    (sign,) = heartbeats.look()
+    assert (sign.jobs, sign.offered) == (set(), {"j"})
+    vigil.close()
+    vigil.tell()()
+    (sign,) = heartbeats.look()
+    assert sign.is_leaving
     store.close()
 
 

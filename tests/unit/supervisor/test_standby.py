@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from routilux_mp._storage.store import Store
 from routilux_mp._supervisor import remote
 from routilux_mp._supervisor import standby as standby_module
 from routilux_mp._supervisor.standby import Found, Standby
-from routilux_mp.errors import Fenced, NeverBegan, NotShippable, RoutiluxError
+from routilux_mp.errors import Fenced, NeverBegan, NotShippable, RoutiluxError, StorageError
 from routilux_mp.settings import Settings
 
 
@@ -114,6 +115,45 @@ def test_a_job_that_is_handed_over_is_taken_whatever_its_owner_does(bench: Bench
     bench.other.heartbeat().beat([], offered=["offered"])
     bench.look()
     assert bench.supervisor.asked == ["offered"]
+
+
+def test_a_hand_over_is_known_from_the_heartbeat_where_the_seal_is_not_seen_yet(bench: Bench) -> None:
+    """A network client lists for half a minute what was there; its owner may be busy with other jobs for as long."""
+    tenure = bench.job("offered", by=bench.other)
+    someone = Store(bench.supervisor.store.path, Settings(lease_s=1000.0, host_id="a third host"))
+    bench.other.heartbeat().beat([])
+    someone.heartbeat().beat([], offered=["offered"])
+    bench.look()
+    assert bench.supervisor.asked == [], "it was somebody else's before"
+    bench.other.heartbeat().beat(["another"], offered=["offered"])
+    bench.look()
+    assert bench.supervisor.asked == ["offered"]
+    someone.close()
+    tenure.close()
+
+
+def test_what_cannot_be_read_is_tried_again_soon_and_then_less_often(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(standby_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    bench.standby._poll_s = 0.5
+    bench.job("job", "handover").close()
+    bench.supervisor.answer = StorageError("it cannot be read")
+    tried: list[float] = []
+    while now[0] < 1030.0:
+        before = len(bench.supervisor.asked)
+        bench.look()
+        if len(bench.supervisor.asked) > before:
+            tried.append(now[0] - 1000.0)
+        now[0] += 0.5
+    assert tried[:5] == [0.0, 0.5, 1.0, 2.0, 4.0]
+    assert {late - early for early, late in pairwise(tried[6:])} == {5.0}
+    bench.supervisor.answer = SimpleNamespace(view=SimpleNamespace(is_terminal=False), lost=None)
+    now[0] += 5.0
+    bench.look()
+    assert bench.said[-1].startswith("took over job job")
+    assert "job" not in bench.standby._parked, "the next trouble is a new one"
 
 
 def test_an_owner_that_left_without_sealing_is_gone(bench: Bench) -> None:
