@@ -12,8 +12,6 @@ import pytest
 from routilux_mp._serialization.batch import decode_batch, encode_batch
 from routilux_mp._serialization.signing import Signer
 
-pytest.importorskip("pytest_benchmark")
-
 SIGNER = Signer([b"k" * 32])
 COUNT = 256
 BATCHES = {
@@ -27,14 +25,14 @@ BATCHES = {
 
 @pytest.mark.bench
 @pytest.mark.parametrize("name", BATCHES)
-def test_encode(benchmark, name) -> None:
+def test_encode(benchmark, noted, name) -> None:
     benchmark(encode_batch, BATCHES[name], SIGNER, b"")
-    benchmark.extra_info["ns_per_item"] = benchmark.stats.stats.median / COUNT * 1e9
+    noted("ns per item", 1e9 / COUNT)
 
 
 @pytest.mark.bench
 @pytest.mark.parametrize("name", BATCHES)
-def test_decode(benchmark, name) -> None:
+def test_decode(benchmark, noted, name) -> None:
     data = encode_batch(BATCHES[name], SIGNER, b"").data
     assert benchmark(decode_batch, data, SIGNER, b"") == BATCHES[name]
-    benchmark.extra_info["ns_per_item"] = benchmark.stats.stats.median / COUNT * 1e9
+    noted("ns per item", 1e9 / COUNT)
