@@ -46,7 +46,7 @@ class Field:
     def start(self, *arguments: str, host: str = "") -> subprocess.Popen[bytes]:
         environment = {
             **os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}", "ROUTILUX_MP_KEY_FILE": str(self.folder / "key"),
-            "ROUTILUX_MP_LEASE_S": str(LEASE_S), "ROUTILUX_MP_POLL_S": str(POLL_S), "ROUTILUX_MP_HOST_ID": host,
+            "ROUTILUX_MP_POLL_S": str(POLL_S), "ROUTILUX_MP_HOST_ID": host,
         }  # fmt: skip
         command = [sys.executable, "-m", "routilux_mp.cli", *arguments]
         with (self.folder / "said").open("ab") as said:
@@ -204,14 +204,24 @@ def pss_mb(pid: int) -> float:
 
 
 def spread(values: list[float]) -> str:
-    return f"median {statistics.median(values) * 1000:.0f} ms, worst of {len(values)} {max(values) * 1000:.0f} ms"
+    shown = f"median {statistics.median(values) * 1000:.0f} ms, "
+    if len(values) >= 100:
+        shown += f"p99 {p99(values) * 1000:.0f} ms, "
+    return f"{shown}worst of {len(values)} {max(values) * 1000:.0f} ms"
+
+
+def p99(values: list[float]) -> float:
+    """The worst, where there are too few to say."""
+    return statistics.quantiles(values, n=100, method="inclusive")[-1] if len(values) >= 100 else max(values)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20, help="of each kind (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--lease", type=float, default=LEASE_S, help="seconds, for freeze (default: %(default)s)")
     options = parser.parse_args()
+    os.environ["ROUTILUX_MP_LEASE_S"] = str(options.lease)
     for name in options.only:
         for what, figure, goal, is_met in KINDS[name](options.rounds):
             print(f"{what:<62} {figure:<42} {goal:<28} {'' if is_met else 'MISSED'}".rstrip(), flush=True)
@@ -227,7 +237,7 @@ def kill9(rounds: int) -> list[Row]:
     return [
         (
             "same host, kill -9 of the supervisor -> first commit", spread(times), "median < 150 ms, p99 < 1 s",
-            statistics.median(times) < 0.15 and max(times) < 1.0,
+            statistics.median(times) < 0.15 and p99(times) < 1.0,
         ),
         ("work run twice by that crash", f"at most {twice} items", f"<= {most} in flight", twice <= most),
     ]  # fmt: skip
@@ -247,14 +257,15 @@ def sigterm(rounds: int) -> list[Row]:
 
 def freeze(rounds: int) -> list[Row]:
     times = [one_takeover(signal.SIGSTOP, "a", "b")[0] for _ in range(max(3, rounds // 4))]
-    limit_s = 1.25 * LEASE_S + 1.0
+    lease_s = float(os.environ["ROUTILUX_MP_LEASE_S"])
+    limit_s = 1.25 * lease_s + 1.0
     goal = f"<= 1.25 leases + 1 s = {limit_s:.1f} s"
-    return [(f"another host frozen, lease {LEASE_S:g} s -> first commit", spread(times), goal, max(times) <= limit_s)]
+    return [(f"another host frozen, lease {lease_s:g} s -> first commit", spread(times), goal, max(times) <= limit_s)]
 
 
 def workers(rounds: int) -> list[Row]:
     times = [orphans() for _ in range(rounds)]
-    return [("orphan workers and their children gone after kill -9", spread(times), "p99 <= 50 ms", max(times) <= 0.05)]
+    return [("orphan workers and their children gone after kill -9", spread(times), "p99 <= 50 ms", p99(times) <= 0.05)]
 
 
 def idle(rounds: int) -> list[Row]:
