@@ -190,12 +190,15 @@ class Routine(Serializable):
             RuntimeError: no handler is running.
         """
         if event_name not in self._events:
-            known = ", ".join(repr(name) for name in self._events) or "none"
-            raise UnknownName(f"Event '{event_name}' not found in routine '{self._id}'; its events: {known}")
+            raise self._unknown_event(event_name)
         activation = context.of_process or context.current()  # the first is all that a worker process needs
         if activation is None:
             raise _no_activation(f"emit '{event_name}' from routine '{self._id}'")
         activation.emit(self, event_name, kwargs)
+
+    def _unknown_event(self, name: str) -> UnknownName:
+        known = ", ".join(repr(event) for event in self._events) or "none"
+        return UnknownName(f"Event '{name}' not found in routine '{self._id}'; its events: {known}")
 
     def commit(self, cursor: Any) -> None:
         """Make everything emitted and changed so far durable; ``cursor`` says how far that is.
@@ -267,8 +270,7 @@ class Routine(Serializable):
             RuntimeError: no handler is running.
         """
         if event_name not in self._events:
-            known = ", ".join(repr(name) for name in self._events) or "none"
-            raise UnknownName(f"Event '{event_name}' not found in routine '{self._id}'; its events: {known}")
+            raise self._unknown_event(event_name)
         activation = context.current()
         if activation is None:
             raise _no_activation(f"defer event '{event_name}' of routine '{self._id}'")

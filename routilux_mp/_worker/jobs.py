@@ -16,14 +16,7 @@ from .._core.stimuli import StateOp
 from .._core.topology import RoutineSpec, Topology
 from .._serialization.batch import Unreadable, decode_batch, decode_value, encode_value, is_plain_batch
 from .._serialization.limits import check_size
-from .._serialization.places import (
-    cursor_place,
-    emission_place,
-    log_place,
-    message_place,
-    slot_place,
-    state_place,
-)  # fmt: skip
+from .._serialization.places import cursor_place, emission_place, log_place, message_place, slot_place, state_place
 from .._serialization.signing import Signer
 from ..context import Definitions, FlowReference
 from ..errors import CheckpointDamaged, EmissionNotSerializable, UnknownName
