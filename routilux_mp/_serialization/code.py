@@ -77,7 +77,10 @@ _shipped_classes: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictio
 
 
 def _pack(routines: Mapping[str, object], main: types.ModuleType | None, *, is_partial: bool) -> CodeBundle:
-    packed = Packer(main, _take_by_dill, is_partial=is_partial).pack(routines)
+    try:
+        packed = Packer(main, _take_by_dill, is_partial=is_partial, is_careful=False).pack(routines)
+    except NotShippable:  # perhaps only a class of `__main__` that nobody needs
+        packed = Packer(main, _take_by_dill, is_partial=is_partial).pack(routines)
     digest = hashlib.sha256(packed.part_a).digest()
     known = shipped.table_of(digest)
     if known is None or known.classes != packed.table.classes:

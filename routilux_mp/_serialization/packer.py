@@ -136,8 +136,12 @@ class Packer:
     methods work when they are built (a ``__hash__`` or ``__setstate__`` may run then).
     """
 
-    def __init__(self, main: types.ModuleType | None, by_dill: ByDill, *, is_partial: bool) -> None:
+    def __init__(
+        self, main: types.ModuleType | None, by_dill: ByDill, *, is_partial: bool, is_careful: bool = True
+    ) -> None:  # fmt: skip
+        """``is_careful``: try first whether what nobody has asked for can be sent, and leave out what cannot."""
         self.by_dill = by_dill
+        self._is_careful = is_careful
         self._main = main
         self._is_partial = is_partial
         self._classes: dict[type, int] = {}
@@ -260,7 +264,8 @@ class Packer:
         """Whatever class the user has defined may turn up in a payload; one that cannot be sent is nobody's loss."""
         left = [value for value in list(main.__dict__.values()) if isinstance(value, type)]
         left = [cls for cls in left if cls.__module__ == "__main__" and cls not in self._classes]
-        for group in [left] if self._can_send(left) else [[cls] for cls in left if self._can_send([cls])]:
+        is_whole = not self._is_careful or self._can_send(left)
+        for group in [left] if is_whole else [[cls] for cls in left if self._can_send([cls])]:
             for cls in group:
                 self.class_id(cls)
             self._drain()
