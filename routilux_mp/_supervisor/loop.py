@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: A turn costs something whatever it finds, and takes a core from a worker: so far are they apart while all are busy.
-TURN_NS = 1_000_000
+#: A turn costs something whatever it finds, and takes a core from a worker. While all are busy they are so far apart,
+#: at most, and at most this share of the time for which work waits in front of each.
+TURN_NS, TURN_SHARE = 5_000_000, 0.25
 #: Errors that say by themselves what has become of a job.
 _KNOWN = (BackendError, Fenced, OutcomeUnknown, CheckpointDamaged, SignatureInvalid, KeyUnavailable)
 
@@ -314,8 +315,8 @@ class Loop:
 
     def _pause_s(self) -> float:
         """How long to let happen what happens: while every core is busy, turns follow each other at a distance."""
-        left = self._turned_ns + TURN_NS - self.clock.monotonic_ns()
-        return left / 1e9 if left > 0 and self.placement.are_busy(self.placement.workers, 2 * TURN_NS) else 0.0
+        distance_ns = min(TURN_NS, int(TURN_SHARE * self.placement.busy_ns()))
+        return max(0, self._turned_ns + distance_ns - self.clock.monotonic_ns()) / 1e9 if distance_ns else 0.0
 
     def _timers(self, now: int) -> None:
         for job_id in self.attention.take_due(now):

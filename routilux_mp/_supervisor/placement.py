@@ -158,6 +158,15 @@ class Placement:
                 busy += slot.load * self._pace_ns.get((slot.code_id, slot.routine), 0.0) >= for_ns
         return busy >= self.cores
 
+    def busy_ns(self) -> int:
+        """For how long every core has work that waits behind what runs, as far as that is known."""
+        waits = [
+            (slot.load - 1) * self._pace_ns.get((slot.code_id, slot.routine), 0.0)
+            for slot in self.workers.values()
+            if slot.load > 1
+        ]
+        return int(sorted(waits)[-self.cores]) if len(waits) >= self.cores else 0
+
     # -- what happened ------------------------------------------------------------------------
 
     def gave(self, slot: WorkerSlot, dispatch: int, job_id: str, count: int, size: int = 0) -> None:

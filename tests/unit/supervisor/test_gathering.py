@@ -15,7 +15,8 @@ from routilux_mp._core.topology import ConnectionSpec, Topology
 from routilux_mp._supervisor.commits import GATHER_NS
 from routilux_mp._supervisor.committer import InstantCommitter
 from routilux_mp._supervisor.live import LiveJob, NullTenure
-from routilux_mp._supervisor.loop import TURN_NS, Loop
+from routilux_mp._supervisor.loop import TURN_NS, TURN_SHARE, Loop
+from routilux_mp._supervisor.placement import Placement
 from routilux_mp.backends.base import Event, Message, Report, Started
 from routilux_mp.settings import Settings
 from tests.unit.core.core_bench import routine
@@ -179,12 +180,15 @@ def test_what_somebody_asked_for_waits_for_nothing(world: World, wish: Stimulus)
 
 
 def test_while_every_core_is_busy_turns_are_at_a_distance(world: World) -> None:
+    busy_ns = world.loop.placement.busy_ns()
+    assert busy_ns >= 10 * MS
+    distance_ns = min(TURN_NS, TURN_SHARE * busy_ns)
     world.turn()
     world.turn()
-    assert world.backend.pause_s == TURN_NS / 1e9
-    world.clock.now += TURN_NS // 4
+    assert world.backend.pause_s == distance_ns / 1e9
+    world.clock.now += MS
     world.turn()
-    assert world.backend.pause_s == 0.75 * TURN_NS / 1e9
+    assert world.backend.pause_s == (distance_ns - MS) / 1e9
     world.clock.now += TURN_NS
     world.turn()
     assert world.backend.pause_s == 0
@@ -192,6 +196,19 @@ def test_while_every_core_is_busy_turns_are_at_a_distance(world: World) -> None:
 
 def test_with_a_core_to_spare_turns_follow_at_once() -> None:
     world = World(cores=3)
+    assert world.loop.placement.busy_ns() == 0
     world.turn()
     world.turn()
     assert world.backend.pause_s == 0
+
+
+def test_what_runs_already_keeps_no_core_busy_for_long() -> None:
+    placement = Placement(workers_max=3, ahead_ms=20, cores=2)
+    slots = [placement.new("code", "r", 0) for _ in range(3)]
+    for number, slot in enumerate(slots, 1):
+        placement.gave(slot, number, "j", 1)
+    placement.reported(slots[0], 1, 1, True, 10 * MS, 0)
+    for number, (slot, count) in enumerate(zip(slots, (2, 4, 3), strict=True), 4):
+        placement.gave(slot, number, "j", count)
+    assert [slot.load for slot in slots] == [2, 5, 4]
+    assert placement.busy_ns() == 30 * MS  # of the two that have most, the one that has less, behind what it runs
