@@ -160,11 +160,11 @@ class Placement:
 
     def busy_ns(self) -> int:
         """For how long every core has work that waits behind what runs, as far as that is known."""
-        waits = [
-            (slot.load - 1) * self._pace_ns.get((slot.code_id, slot.routine), 0.0)
-            for slot in self.workers.values()
-            if slot.load > 1
-        ]
+        waits = []
+        for slot in self.workers.values():
+            key = (slot.code_id, slot.routine)
+            if slot.load > 1 and key not in self._guessed:
+                waits.append((slot.load - 1) * self._pace_ns.get(key, 0.0))
         return int(sorted(waits)[-self.cores]) if len(waits) >= self.cores else 0
 
     # -- what happened ------------------------------------------------------------------------

@@ -208,7 +208,10 @@ def test_what_runs_already_keeps_no_core_busy_for_long() -> None:
     for number, slot in enumerate(slots, 1):
         placement.gave(slot, number, "j", 1)
     placement.reported(slots[0], 1, 1, True, 10 * MS, 0)
-    for number, (slot, count) in enumerate(zip(slots, (2, 4, 3), strict=True), 4):
+    placement.gave(slots[0], 4, "j", 9)
+    assert placement.busy_ns() == 0, "one call says little"
+    placement.reported(slots[0], 4, 9, True, 90 * MS, 0)
+    for number, (slot, count) in enumerate(zip(slots, (2, 4, 3), strict=True), 5):
         placement.gave(slot, number, "j", count)
     assert [slot.load for slot in slots] == [2, 5, 4]
     assert placement.busy_ns() == 30 * MS  # of the two that have most, the one that has less, behind what it runs
