@@ -204,14 +204,13 @@ def test_with_a_core_to_spare_turns_follow_at_once() -> None:
 
 def test_what_runs_already_keeps_no_core_busy_for_long() -> None:
     placement = Placement(workers_max=3, ahead_ms=20, cores=2)
-    slots = [placement.new("code", "r", 0) for _ in range(3)]
-    for number, slot in enumerate(slots, 1):
-        placement.gave(slot, number, "j", 1)
-    placement.reported(slots[0], 1, 1, True, 10 * MS, 0)
-    placement.gave(slots[0], 4, "j", 9)
-    assert placement.busy_ns() == 0, "one call says little"
-    placement.reported(slots[0], 4, 9, True, 90 * MS, 0)
-    for number, (slot, count) in enumerate(zip(slots, (2, 4, 3), strict=True), 5):
+    first, second, third = (placement.new("code", "r", 0) for _ in range(3))
+    placement.gave(first, 1, "j", 1)
+    placement.reported(first, 1, 1, True, 10 * MS, 0)
+    for number, (slot, count) in enumerate(((first, 2), (second, 5), (third, 4)), 2):
         placement.gave(slot, number, "j", count)
-    assert [slot.load for slot in slots] == [2, 5, 4]
+    assert placement.busy_ns() == 0, "one call says little of how long they take"
+    placement.reported(first, 2, 2, True, 20 * MS, 0)
+    placement.gave(first, 5, "j", 2)
     assert placement.busy_ns() == 30 * MS  # of the two that have most, the one that has less, behind what it runs
+    assert [slot.load for slot in (first, second, third)] == [2, 5, 4]
