@@ -7,6 +7,7 @@ read again with every recovery, and what no commit can hold would cost the job.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sized
+from typing import Protocol
 
 from ..errors import EmissionNotSerializable
 
@@ -25,6 +26,25 @@ def check_size(data: Sized, bytes_max: int, where: str) -> None:
             f"{where}: {len(data)} bytes are more than value_bytes_max ({bytes_max}). Emit it, since large emissions "
             f"go to files of their own; or write it to a file and keep the path; or raise the setting value_bytes_max"
         )
+
+
+class Written(Protocol):
+    """A change of the state, for the routine or for all (``scope`` "")."""
+
+    @property
+    def scope(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def value(self) -> object: ...
+
+
+def check_written(changes: Iterable[Written], bytes_max: int) -> None:
+    """As :func:`check_size`, for encoded values of the state."""
+    for one in changes:
+        if isinstance(one.value, bytes):
+            where = f"state of routine '{one.scope}'" if one.scope else "shared data"
+            check_size(one.value, bytes_max, f"{where}, key '{one.key}'")
 
 
 def check_total(values: Iterable[object]) -> None:

@@ -50,6 +50,8 @@ class Sign:
     jobs: frozenset[str] = frozenset()
     #: Jobs it has sealed for whoever takes them: a remote client may not see the SEAL for half a minute.
     offered: frozenset[str] = frozenset()
+    #: The epochs that it has sealed of those: it may have taken one again since, and have said so nowhere but there.
+    sealed: Mapping[str, int] = field(default_factory=dict)
     #: Jobs it owns and cannot write, with the reason.
     blocked: Mapping[str, str] = field(default_factory=dict)
     #: It has left in good order and will write nothing more.
@@ -69,6 +71,7 @@ class Heartbeat:
         jobs: Collection[str],
         *,
         offered: Collection[str] = (),
+        sealed: Mapping[str, int] | None = None,
         blocked: Mapping[str, str] | None = None,
         is_leaving: bool = False,
     ) -> None:
@@ -78,6 +81,7 @@ class Heartbeat:
             "count": self._count,
             "jobs": sorted(jobs),
             "offered": sorted(offered),
+            "sealed": dict(sealed or {}),
             "blocked": dict(blocked or {}),
             "leaving": is_leaving,
         }
@@ -257,11 +261,12 @@ def _decode(raw: bytes, token: str) -> Sign | None:
         return None
     if not isinstance(document, dict) or document.get("token") != token:
         return None
-    blocked = document.get("blocked")
+    blocked, sealed = document.get("blocked"), document.get("sealed")
     return Sign(
         OwnerInfo.from_document(document),
         _names(document.get("jobs")),
         _names(document.get("offered")),
+        {str(k): v for k, v in sealed.items() if type(v) is int} if isinstance(sealed, dict) else {},
         {str(k): str(v) for k, v in blocked.items()} if isinstance(blocked, dict) else {},
         document.get("leaving") is True,
     )

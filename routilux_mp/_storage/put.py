@@ -76,8 +76,11 @@ class Putter:
             OutcomeUnknown: it may stand or not.
         """
         private = "" if self.method is Method.UNNAMED else self.private_name()
-        handle = self._write_private(tmp, at, private, chain(data, rest), where)
+        handle: int | None = self._write_private(tmp, at, private, chain(data, rest), where)
         try:
+            if self.method is Method.MOVED:  # Windows renames no file that is open
+                self._drop(handle, "", tmp)
+                handle = None
             self._sync(above, where)
             with outcome_unknown(where):
                 try:
@@ -86,7 +89,7 @@ class Putter:
                         private = ""  # it is the file itself now
                     elif private:
                         self.fs.link(private, tmp, name, at)
-                    else:
+                    elif handle is not None:
                         self.fs.link_unnamed(handle, name, at)
                 except FileExistsError:
                     # Perhaps ours: a network client repeats a request whose reply was lost.
@@ -142,9 +145,10 @@ class Putter:
                 raise doubt from None
         return there == mine
 
-    def _drop(self, handle: int, private: str, tmp: int) -> None:
+    def _drop(self, handle: int | None, private: str, tmp: int) -> None:
         try:
-            self.fs.close(handle)
+            if handle is not None:
+                self.fs.close(handle)
         except OSError as error:
             _log.debug("private file not closed", extra={"file": private, "error": str(error)})
         if private:
@@ -211,10 +215,12 @@ class Putter:
         private, target = self.private_name(), self.private_name()
         content = b"probe " + target.encode("ascii")
         linked = False
+        handle: int | None
         handle = self.fs.create_unnamed(tmp) if method is Method.UNNAMED else self.fs.create(private, tmp)
 
         def link() -> None:
             if method is Method.UNNAMED:
+                assert handle is not None, "it has no other name"
                 self.fs.link_unnamed(handle, target, tmp)
             elif method is Method.NAMED:
                 self.fs.link(private, tmp, target, tmp)
@@ -224,6 +230,9 @@ class Putter:
         try:
             self.fs.write(handle, content)
             self.fs.fsync(handle)
+            if method is Method.MOVED:
+                self._drop(handle, "", tmp)
+                handle = None
             link()
             linked = True
             if method is Method.MOVED:

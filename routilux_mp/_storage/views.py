@@ -44,6 +44,8 @@ _log = logging.getLogger(__name__)
 _LOCK_WAIT_S: Final = 0.5
 #: How often a writer begins anew because others have been at it meanwhile.
 _ROUNDS_MAX: Final = 10
+#: A view that could not be read so often is not going to be: replacing it is the cure.
+_UNREADABLE_MAX: Final = 3
 _HEAD_BYTES_MAX: Final = 128
 _HEAD = re.compile(rb'\{"checkpoint": \{"epoch": (\d{1,10}), "commit": (\d{1,10})(?:, "since": (\d{1,10}))?\}(, )?')
 _TAIL = re.compile(rb'(, )?"crc32": "([0-9a-f]{8})"\}')
@@ -112,6 +114,7 @@ class Views:
         self._is_new = {FLOW_VIEW, STATE_VIEW} if epoch == 1 else set()
         #: Views that no earlier owner can change any more.
         self._fenced: set[str] = set()
+        self._unread = {FLOW_VIEW: 0, STATE_VIEW: 0}
 
     def write_flow(self, document: bytes, position: tuple[int, int]) -> None:
         """As `write`; a flow does not change while one process owns the job, so it is written once."""
@@ -235,7 +238,11 @@ class Views:
         except OSError as error:
             if isinstance(error, NotARegularFile) or error.errno == errno.ELOOP:
                 return _FOREIGN
+            self._unread[name] += 1
+            if error.errno in (errno.EIO, errno.EACCES, errno.EPERM) and self._unread[name] > _UNREADABLE_MAX:
+                return _FOREIGN  # a bad sector, or a stranger's file: no job waits for that for ever
             raise
+        self._unread[name] = 0
         return _FOREIGN if head is None else _Shown((int(head[1]), int(head[2])), int(head[3] or head[1]))
 
 

@@ -18,10 +18,13 @@ class Clock(Protocol):
 class SystemClock:
     def __init__(self) -> None:
         self._last = 0
+        self._ahead_ns = time.time_ns() - time.monotonic_ns()
 
     def now_ns(self) -> int:
-        # A clock that was set back must not reorder the history.
-        self._last = max(self._last + 1, time.time_ns())
+        # A clock that was set back must not reorder the history, nor stand still: much waits for a time to come. The
+        # other one is read after it, so that a pause between the two readings makes it no later than it is.
+        self._ahead_ns = max(self._ahead_ns, time.time_ns() - time.monotonic_ns())
+        self._last = max(self._last + 1, time.monotonic_ns() + self._ahead_ns)
         return self._last
 
     def monotonic_ns(self) -> int:

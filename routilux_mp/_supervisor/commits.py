@@ -73,6 +73,11 @@ class Commits:
                 unsettled.pop(job_id, None)
         self._tell_of_silence(now)
 
+    @property
+    def are_under_way(self) -> bool:
+        """The disk owes an answer, and may be silent by and by."""
+        return bool(self._under_way)
+
     def is_silent(self, live: LiveJob) -> bool:
         """The disk owes this job an answer for so long that it may be gone."""
         return self._silence_ns(live) > SILENCE_NS
@@ -181,10 +186,11 @@ class Commits:
         return self._loop.clock.monotonic_ns() - task.heard_ns
 
     def _tell_of_silence(self, now: int) -> None:
-        """Once a second at most; while there are workers the loop turns so often, whatever happens."""
-        if not self._under_way or now - self._listened_ns < SILENCE_NS:
+        """Once a second at most; while something is under way the loop turns so often, whatever happens."""
+        ticks = self._loop.clock.monotonic_ns()  # the other clock stands still when it has been set back
+        if not self._under_way or ticks - self._listened_ns < SILENCE_NS:
             return
-        self._listened_ns = now
+        self._listened_ns = ticks
         for live in self._under_way.values():
             silence_ns = self._silence_ns(live)
             if silence_ns > SILENCE_TOLD_NS and self._loop.jobs.get(live.job.job_id) is live:

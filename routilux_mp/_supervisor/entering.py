@@ -128,9 +128,7 @@ def resume(
             if flow is not None and handle.view.status == "paused":
                 recovery.check_same_flow(handle.live.job, flow.topology)
                 supervisor.call(partial(recovery.with_settings_of, handle.live.job, flow.topology))
-            if edits is not None:
-                handle.edit(edits)
-            handle.resume()
+            handle.resume(edits)
         if not supervisor.is_durable or not recovery.may_be_tried_again(handle.live.job, flow):
             return handle
         handle.wait_sealed()
@@ -303,7 +301,7 @@ def _run_again(supervisor: Supervisor, reading: recovery.Reading, flow: Compiled
                          "itself; go on with on_code_change='reuse', or start another one")  # fmt: skip
     spec = job.topology.routines[job.entry]
     if flow is None:
-        flow_doc = supervisor.store.read_flow(job.job_id) or serving.unportable_flow(job.topology)
+        flow_doc = serving.flow_doc_of(supervisor.store, job)
         flow = CompiledFlow(job.topology, {}, flow_doc, job.topology.flow_id)
         code = supervisor.shipping.stored(job.job_id, kept_by(job, log))
     else:

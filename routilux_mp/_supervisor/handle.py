@@ -15,7 +15,7 @@ from .._core.records import Durable
 from .._core.stimuli import Annotate, Cancel, Close, Pause, Post, Resume, StateOp, Stimulus
 from .._core.view import JobView
 from .._serialization.batch import Unreadable, decode_batch, decode_value
-from .._serialization.limits import check_size
+from .._serialization.limits import check_written
 from .._serialization.places import emission_place, slot_place
 from .._storage.codec import batches_of, decode_record
 from .._storage.reader import LogRef
@@ -25,7 +25,7 @@ from ..errors import RoutiluxError, RuntimeClosed, UnknownName
 from .cut import Cut, Taken, take, task_of
 from .live import LiveJob
 from .onlooker import check_event
-from .patience import wait_until_durable
+from .patience import settle, wait_until_durable
 
 if TYPE_CHECKING:
     from .._storage.replay import JobLog
@@ -109,11 +109,15 @@ class JobHandle:
             return False
         return self.wait(lambda v: len(v.pause_points) > points or v.is_terminal, timeout_s)
 
-    def resume(self) -> None:
+    def resume(self, edits: Edits | None = None) -> None:
         """Go on after a pause; returns once that is durable. StorageBlocked: as of :meth:`annotate`."""
         had = bool(self.view.deferred)
+        if edits is not None:
+            self.edit(edits)  # nothing is waited for before all is told: a disk that takes nothing must not lose half
         if self._tell(Resume()):
             wait_until_durable(self, lambda v: "paused" not in (v.status, v.closing) and not (had and v.is_resting))
+        if edits is not None:
+            settle(self, self._live, self._supervisor)
 
     def cancel(self, reason: str = "", timeout_s: float | None = None) -> bool:
         """Cancel, and wait until the job has ended. False after ``timeout_s``; the wish stands."""
@@ -127,10 +131,7 @@ class JobHandle:
             EmissionNotSerializable: a value is larger than ``value_bytes_max``.
             StorageBlocked: the disk takes nothing for long; it is kept, and written when it can be.
         """
-        for op in ops:
-            if isinstance(op.value, bytes):
-                where = f"state of routine '{op.scope}'" if op.scope else "shared data"
-                check_size(op.value, self._supervisor.settings.value_bytes_max, f"{where}, key '{op.key}'")
+        check_written(ops, self._supervisor.settings.value_bytes_max)
         self._tell(Annotate(tuple(ops)), settle=True)
 
     def post(self, routine: str, slot: str, params: dict[str, Any]) -> None:
@@ -174,7 +175,7 @@ class JobHandle:
         if version is None:
             return False
         if version == _ENDED:  # it did meanwhile: the caller's picture is to show that first
-            self.wait(lambda v: v.is_terminal)
+            wait_until_durable(self, lambda v: v.is_terminal, is_kept=False)
             raise RuntimeClosed(f"job '{self.job_id}' has ended")
         if version == _ENDING:
             raise RuntimeClosed(f"job '{self.job_id}' is ending: what is put into it now would never run")
@@ -259,12 +260,11 @@ class JobHandle:
         return self._live.found_ns
 
     def edit(self, edits: Edits) -> None:
-        """Do what was changed in a document of the job; durable when it returns."""
+        """Do what was changed in a document of the job; durable once that is waited for."""
         for one in self._supervisor.look(lambda: tuple(edits(self._live.job))):
             if isinstance(one, Annotate):
-                self.annotate(one.ops)
-            else:
-                self._tell(one, settle=True)
+                check_written(one.ops, self._supervisor.settings.value_bytes_max)
+            self._tell(one)
 
     def newest_history(self, count: int, bytes_max: int | None = None) -> list[HistoryItem]:
         """The last ``count`` entries of the history, not read from its beginning where that can be avoided.

@@ -306,7 +306,7 @@ class Loop:
         )
         if self.attention.limited or any(live.is_dirty for live in unsettled):
             due = _earliest(due, now + 20_000_000)
-        if self.placement.workers:
+        if self.placement.workers or self.commits.are_under_way:
             due = _earliest(due, now + 1_000_000_000)
         if not due:
             return timeout_s

@@ -6,6 +6,7 @@ Nothing is kept here.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from .._storage.layout import BLOBS, epoch_name
 from .._storage.log import Tenure as DurableTenure
 from .._storage.replay import LogRef
 from ..backends.base import Backend, JobInfo
+from ..errors import StorageError
 from .commits import MakeViews
 from .compiled import CompiledFlow, unportable
 from .live import LiveJob
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from .._storage.store import Store
     from .handle import JobHandle
     from .supervisor import Supervisor
+
+log = logging.getLogger(__name__)
 
 
 def make_backend(name: str) -> Backend:
@@ -65,9 +69,22 @@ def documents_of(live: LiveJob, describe: Callable[[JobHandle], bytes] | None) -
 
 def owed_flow(store: Store, job: Job, flow: CompiledFlow | None) -> bytes | None:
     """flow.json for a job whose own is missing or damaged, from whoever goes on with it; None: it is there."""
-    if store.read_flow(job.job_id) is not None:
+    try:
+        if store.read_flow(job.job_id) is not None:
+            return None
+    except StorageError as error:  # a view: no job waits for one
+        log.warning("flow.json of job %s is left as it is: %s", job.job_id, error)
         return None
     return flow.flow_doc if flow is not None else unportable_flow(job.topology)
+
+
+def flow_doc_of(store: Store, job: Job) -> bytes:
+    """flow.json as it is there, else what the job itself keeps of its flow."""
+    try:
+        found = store.read_flow(job.job_id)
+    except StorageError:
+        found = None
+    return found or unportable_flow(job.topology)
 
 
 def unportable_flow(topology: Topology) -> bytes:

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from .._storage.glance import Glance
@@ -137,10 +137,10 @@ class Standby:
         signs = self._owners.heartbeats.look()
         self._forget_gone(signs)
         listed = self._listed(signs)
-        offered: dict[str, set[str]] = {}  # job -> tokens of those who have handed it over
+        offered: dict[str, dict[str, int]] = {}  # job -> tokens of those who have handed it over, and the epoch
         for sign in signs:
             for job_id in sign.offered:
-                offered.setdefault(job_id, set()).add(sign.owner.token)
+                offered.setdefault(job_id, {})[sign.owner.token] = sign.sealed.get(job_id, 0)
         mine = self._supervisor.loop.jobs
         free: list[Found] = []
         job_ids = self._supervisor.store.job_ids()
@@ -154,7 +154,7 @@ class Standby:
                 self._parked.pop(job_id, None)
                 self._watch_owner(job_id, owner)
                 continue
-            found = self._judge(job_id, offered.get(job_id, ()))
+            found = self._judge(job_id, offered.get(job_id, {}))
             if found is not None:
                 free.append(found)
         for found in free:
@@ -193,7 +193,7 @@ class Standby:
             if self._owners.is_gone(sign.owner, None) and self._owners.heartbeats.silent_s(sign.owner) > _GONE_S:
                 self._owners.heartbeats.remove(sign.owner)
 
-    def _judge(self, job_id: str, offered_by: Collection[str]) -> Found | None:
+    def _judge(self, job_id: str, offered_by: Mapping[str, int]) -> Found | None:
         """Whether the job is free, from a cheap look at it."""
         now = time.monotonic()
         parked = self._parked.get(job_id)
@@ -240,10 +240,12 @@ class Standby:
             return False  # said when the job's turn comes
         return bool(asked) and (now >= parked.try_again_s or not self._heard.get(job_id, frozenset()).issuperset(asked))
 
-    def _why_free(self, job_id: str, glance: Glance, offered_by: Collection[str], now: float) -> str | None:
+    def _why_free(self, job_id: str, glance: Glance, offered_by: Mapping[str, int], now: float) -> str | None:
         owner = glance.owner
-        # Where a network client lists what was there, the heartbeat (which is opened) may show it before the SEAL.
-        if glance.seal_reason == "handover" or (glance.seal_reason is None and owner.token in offered_by):
+        # Where a network client lists what was there, the heartbeat (which is opened) may show it before the SEAL. Of a
+        # later epoch it says nothing: its owner has taken the job again, and the next heartbeat will show that.
+        is_sealed = glance.seal_reason is None and glance.epoch <= offered_by.get(owner.token, 0)
+        if glance.seal_reason == "handover" or is_sealed:
             return f"handed over by pid {owner.pid} on '{owner.host}'"
         if glance.seal_reason == "takeover":
             epoch, number, since = self._sealed_since.get(job_id, (0, 0, now))

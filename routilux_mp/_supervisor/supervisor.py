@@ -28,7 +28,7 @@ from ..errors import BackendError, HandedOver, RoutiluxError, RuntimeClosed, Usa
 from ..settings import Settings
 from . import entering, serving
 from .clock import SystemClock, deadline_of
-from .commits import MakeViews, Views
+from .commits import LAST_VIEWS, MakeViews, Views
 from .committer import Committer, InstantCommitter, ThreadCommitter
 from .compiled import CompiledFlow
 from .handle import JobHandle
@@ -65,8 +65,7 @@ class Supervisor:
         self._committer: Committer | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._is_closed = False
-        self._should_stop = False
+        self._is_closed = self._should_stop = False
         self._handles: weakref.WeakValueDictionary[str, JobHandle] = weakref.WeakValueDictionary()
         self.shipping = Shipping(self)
         self._printer = Printer()
@@ -323,7 +322,8 @@ class Supervisor:
     def _hand_over(self, live: LiveJob) -> None:
         live.tenure.seal("handover")
         live.lose(HandedOver(f"the supervisor has left job {live.job.job_id}; resume it to go on"))
-        Views(live, self.documents(live), self.clock)()
+        # In a thread that may wait: another one may be making them now, which waits for the loop.
+        self.loop.committer.submit(LAST_VIEWS, Views(live, self.documents(live), self.clock))
 
     def _clear_away(self) -> None:
         """Whoever waits must learn of it, also when the loop itself failed; whatever fails, the rest is done."""
@@ -332,8 +332,8 @@ class Supervisor:
             stack.callback(self._printer.close)
             stack.callback(self.store.close)
             if self._vigil is not None:
-                offered = frozenset(x.job.job_id for x in jobs if isinstance(x.lost, HandedOver))
-                stack.callback(self._vigil.close, offered)
+                left = (x for x in jobs if isinstance(x.lost, HandedOver))
+                stack.callback(self._vigil.close, {x.job.job_id: x.tenure.next_position()[0] for x in left})
             stack.callback(self.loop.commits.close)
             for live in jobs:
                 stack.callback(live.tenure.close)

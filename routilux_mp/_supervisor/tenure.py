@@ -54,7 +54,8 @@ class Keeper:
         job_id = live.job.job_id
         if self._owed.pop(job_id, None) is not None:
             del self._durable[job_id]
-            self._vigil.let_go(job_id, is_offered=isinstance(live.lost, HandedOver))
+            is_offered = isinstance(live.lost, HandedOver)
+            self._vigil.let_go(job_id, is_offered=is_offered, epoch=live.tenure.next_position()[0])
 
     def stands(self, live: LiveJob, number: int) -> None:
         """Everything up to this commit is durable: answers may be shown."""

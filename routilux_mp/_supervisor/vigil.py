@@ -70,7 +70,8 @@ class Vigil:
         self._kept: dict[str, Kept] = {}
         self._left: deque[tuple[str, Kept]] = deque()
         self._to_tell: deque[threading.Event] = deque()
-        self._offered: dict[str, float] = {}
+        #: job id -> when it was handed over, and the epoch that was sealed
+        self._offered: dict[str, tuple[float, int]] = {}
         self._blocked: Mapping[str, str] = {}
         self._has_changed = False
         self._should_look = False
@@ -96,14 +97,14 @@ class Vigil:
             self._thread.start()
         return kept.answers
 
-    def let_go(self, job_id: str, *, is_offered: bool) -> None:
-        """This process does not own the job any more; ``is_offered``: it is sealed for whoever takes it."""
+    def let_go(self, job_id: str, *, is_offered: bool, epoch: int = 0) -> None:
+        """This process does not own the job any more; ``is_offered``: its ``epoch`` is sealed for whoever takes it."""
         kept = self._kept.pop(job_id, None)
         if kept is not None:
             self._left.append((job_id, kept))
             self._should_look |= bool(kept.answers)
         if is_offered:
-            self._offered[job_id] = time.monotonic()
+            self._offered[job_id] = (time.monotonic(), epoch)
         self._changed()
 
     def blocked(self, blocked: Mapping[str, str]) -> None:
@@ -143,12 +144,13 @@ class Vigil:
         """How much of the lease is left."""
         return max(0, int((self._deadline_s - boot_time_s()) * 1e9)) if self._deadline_s else 0
 
-    def close(self, offered: frozenset[str] = frozenset()) -> None:
-        """Show what is left to be shown, and that this process leaves. ``offered``: jobs it has sealed."""
+    def close(self, offered: Mapping[str, int] | None = None) -> None:
+        """Show what is left to be shown, and that this process leaves. ``offered``: jobs it has sealed, and epochs."""
         if self._thread is None:
             return
         for job_id in list(self._kept):
-            self.let_go(job_id, is_offered=job_id in offered)
+            epoch = (offered or {}).get(job_id)
+            self.let_go(job_id, is_offered=epoch is not None, epoch=epoch or 0)
         self._is_closed = True
         self._event.set()
         self._thread.join()
@@ -183,9 +185,14 @@ class Vigil:
     def _beat(self, heartbeat: Heartbeat, *, is_leaving: bool = False) -> None:
         self._has_changed = False
         began, telling = boot_time_s(), len(self._to_tell)
-        self._offered = {j: t for j, t in list(self._offered.items()) if time.monotonic() - t < _OFFERED_S}
+        # In place: the loop may be adding to them, or taking one back.
+        for job_id in [j for j, (t, _) in list(self._offered.items()) if time.monotonic() - t >= _OFFERED_S]:
+            self._offered.pop(job_id, None)
+        sealed = {j: epoch for j, (_, epoch) in list(self._offered.items())}
         try:
-            heartbeat.beat(list(self._kept), offered=self._offered, blocked=self._blocked, is_leaving=is_leaving)
+            heartbeat.beat(
+                list(self._kept), offered=sealed, sealed=sealed, blocked=self._blocked, is_leaving=is_leaving
+            )
         except (RoutiluxError, OSError) as error:
             log.warning("heartbeat not written: %s", error)
         else:

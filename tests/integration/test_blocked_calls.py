@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from routilux_mp import Flow, JobState, Routine, Runtime
+from routilux_mp._core.stimuli import Annotate, StateOp
 from routilux_mp._storage.log import Tenure
 from routilux_mp._supervisor import patience
 from routilux_mp.errors import StorageBlocked
@@ -95,3 +96,44 @@ def test_a_document_is_made_while_the_disk_takes_nothing(tmp_path: Path, has_roo
             assert state.serialize()["job_id"] == state.job_id
         finally:
             has_room.set()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda runtime, state: runtime.post(FLOW, "r", "inp", {"n": 1}), id="post"),
+        pytest.param(lambda runtime, state: state.increment("sum"), id="annotate"),
+    ],
+)
+def test_nor_does_a_call_for_a_job_whose_end_waits_for_the_disk(
+    tmp_path: Path, has_room: threading.Event, call: Call
+) -> None:
+    has_room.set()
+    with Runtime(1, checkpoint_dir=str(tmp_path)) as runtime:
+        state = runtime.exec(FLOW, settle_s=0)
+        has_room.clear()
+        try:
+            runtime._supervisor().call(runtime._supervisor()._close_inputs)  # nothing more comes: it completes
+            with pytest.raises(StorageBlocked, match="nothing was done"):
+                call(runtime, state)
+            assert state.status == "running", "its end is not known to anybody yet"
+        finally:
+            has_room.set()
+        assert JobState.wait_for_completion(FLOW, state, timeout=30)
+        assert "sum" not in state.shared_data
+
+
+def test_what_was_edited_does_not_keep_the_job_from_being_resumed(tmp_path: Path, has_room: threading.Event) -> None:
+    has_room.set()
+    with Runtime(1, checkpoint_dir=str(tmp_path)) as runtime:
+        state = runtime.exec(FLOW, settle_s=0)
+        FLOW.pause(state)
+        has_room.clear()
+        ops = [Annotate((StateOp("increment", "", key, 1),)) for key in ("a", "b")]
+        try:
+            with pytest.raises(StorageBlocked, match="do not ask for it again"):
+                runtime._supervisor().resume(None, state.job_id, edits=lambda job: ops)
+        finally:
+            has_room.set()
+        assert JobState.wait_until_condition(FLOW, state, lambda flow, s: s.status == "running", timeout=10)
+        assert {key: state.shared_data.get(key) for key in ("a", "b")} == {"a": 1, "b": 1}

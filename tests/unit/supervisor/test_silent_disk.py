@@ -75,8 +75,10 @@ class Backend:
         self.events: list[Event] = []
         self.given: list[Work] = []
         self.told_to_go_on = 0
+        self.waits_s: float | None = 0.0
 
     def poll(self, timeout_s: float | None, pause_s: float = 0.0) -> list[Event]:
+        self.waits_s = timeout_s
         events, self.events = self.events, []
         return events
 
@@ -185,3 +187,11 @@ def test_whoever_looks_is_told_since_when_the_disk_is_silent(world: World) -> No
     world.disk.answer()
     world.turn()
     assert world.live.view.blocked is None
+
+
+def test_it_is_told_also_when_no_worker_keeps_the_loop_turning(world: World) -> None:
+    """Of a job that waits for its caller all workers are stopped by and by."""
+    world.hang()
+    world.loop.placement.workers.clear()
+    world.turn()
+    assert (world.backend.waits_s or 60.0) <= SILENCE_NS / 1e9

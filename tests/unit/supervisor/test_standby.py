@@ -122,13 +122,23 @@ def test_a_hand_over_is_known_from_the_heartbeat_where_the_seal_is_not_seen_yet(
     tenure = bench.job("offered", by=bench.other)
     someone = Store(bench.supervisor.store.path, Settings(lease_s=1000.0, host_id="a third host"))
     bench.other.heartbeat().beat([])
-    someone.heartbeat().beat([], offered=["offered"])
+    someone.heartbeat().beat([], offered=["offered"], sealed={"offered": 1})
     bench.look()
     assert bench.supervisor.asked == [], "it was somebody else's before"
-    bench.other.heartbeat().beat(["another"], offered=["offered"])
+    bench.other.heartbeat().beat(["another"], offered=["offered"], sealed={"offered": 1})
     bench.look()
     assert bench.supervisor.asked == ["offered"]
     someone.close()
+    tenure.close()
+
+
+def test_a_job_that_its_owner_took_again_is_not_taken_for_what_its_last_heartbeat_said(bench: Bench) -> None:
+    bench.job("back", "handover", by=bench.other).close()
+    heartbeat = bench.other.heartbeat()
+    heartbeat.beat([], offered=["back"], sealed={"back": 1})
+    tenure = bench.other.take_over("back")[1]  # the next heartbeat is on its way
+    bench.look()
+    assert bench.supervisor.asked == [], "its owner lives, and is not to be deposed"
     tenure.close()
 
 
