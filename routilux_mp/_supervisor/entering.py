@@ -35,6 +35,7 @@ from .live import LiveJob
 from .outputs import put_in_place
 from .owners import Owners
 from .recoding import CODE_PLACE, kept_by, kept_in, recode
+from .tenure import given_back_on_error
 from .unkept import NullTenure
 from .vigil import Heard
 
@@ -249,31 +250,29 @@ def _goes_on(view: JobView) -> bool:
 
 
 def _take(
-    supervisor: Supervisor,
-    reading: recovery.Reading,
-    flow: CompiledFlow | None,
-    stimulus: Resume | Tick | Cancel,
-    choice: str,
-    edits: Edits | None = None,
-) -> JobHandle:
+    supervisor: Supervisor, reading: recovery.Reading, flow: CompiledFlow | None, stimulus: Resume | Tick | Cancel,
+    choice: str, edits: Edits | None = None,
+) -> JobHandle:  # fmt: skip
     """Own the job from where the reading ends. ``choice``: what to do if its code has changed."""
     log, job, outputs = reading
     code, before = _code_for(supervisor, reading, flow, choice)
     newer, tenure = supervisor.store.take_over(job.job_id, "takeover", log)
-    recovery.fold(newer, supervisor.settings, job, LogRef(log.epoch, log.commit, 0), outputs)
-    put_in_place(outputs)
-    found_ns = job.updated_ns
-    clocks.take_over(job, supervisor.clock.now_ns())
-    if flow is not None:
-        recovery.with_settings_of(job, flow.topology)
-        supervisor.shipping.allow(flow, code)
-    if edits is not None:
-        before = [*before, *edits(job)]
-    live = LiveJob(job, tenure, code.code_id)
-    live.found_ns, live.first_epoch = found_ns, tenure.epoch
-    live.logged_bytes = log.size_bytes if log.snapshot is None else sys.maxsize  # much: that is why there is one
-    live.owed_flow = serving.owed_flow(supervisor.store, job, flow)
-    return enter(supervisor, live, stimulus, _requests(supervisor, job), before)
+    with given_back_on_error(tenure):
+        recovery.fold(newer, supervisor.settings, job, LogRef(log.epoch, log.commit, 0), outputs)
+        put_in_place(outputs)
+        found_ns = job.updated_ns
+        clocks.take_over(job, supervisor.clock.now_ns())
+        if flow is not None:
+            recovery.with_settings_of(job, flow.topology)
+            supervisor.shipping.allow(flow, code)
+        if edits is not None:
+            before = [*before, *edits(job)]
+        live = LiveJob(job, tenure, code.code_id)
+        live.found_ns, live.first_epoch = found_ns, tenure.epoch
+        live.logged_bytes = log.size_bytes if log.snapshot is None else sys.maxsize  # much: that is why there is one
+        live.owed_flow = serving.owed_flow(supervisor.store, job, flow)
+        requests = _requests(supervisor, job)
+    return enter(supervisor, live, stimulus, requests, before)
 
 
 def _code_for(

@@ -10,14 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from .._core.stimuli import Ask, Yield
-from ..errors import HandedOver
+from ..errors import HandedOver, RoutiluxError
 from .vigil import Heard, Vigil
 from .wishes import Encode, ask_of
 
 if TYPE_CHECKING:
+    from .._storage.log import Tenure
     from .live import LiveJob
     from .loop import Loop
 
@@ -124,3 +127,15 @@ class Keeper:
             if abs(deadline_ns - self._lease_ns) > 50_000_000:
                 self._lease_ns = deadline_ns
                 self._loop.set_lease(deadline_ns)
+
+
+@contextmanager
+def given_back_on_error(tenure: Tenure) -> Iterator[None]:
+    """What goes wrong before the job is in the loop must not leave it owned by a process that does not run it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(RoutiluxError):
+            tenure.seal("handover")
+        tenure.close()
+        raise
