@@ -23,7 +23,7 @@ from typing import IO, Any
 import routilux_mp
 from tests.torture.leader import Leader
 from tests.torture.mutants import MUTANTS, nothing
-from tests.torture.plan import CASES, plan_of
+from tests.torture.plan import CASES, plan_of, point_of
 from tests.torture.points import KINDS, POINTS
 
 
@@ -71,6 +71,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, default=len(CASES), help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the first run; the next one's is one more")
+    parser.add_argument(
+        "--at", nargs="+", choices=POINTS, metavar="POINT", help="leave out the seeds that aim at another point"
+    )
     parser.add_argument("--seconds", type=float, default=0.0, help="begin no run after so long; 0: no limit")
     parser.add_argument("--limit", type=float, default=120.0, help="of a single run, seconds (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="so many at once (default: %(default)s)")
@@ -125,7 +128,9 @@ def _lead(options: argparse.Namespace, folder: Path, number: int, write: int) ->
     mutant = MUTANTS[options.mutant] if options.mutant else None
     leader = Leader(folder, options.limit, mutant.break_it if mutant is not None else nothing)
     try:
-        for seed in range(options.seed + number, options.seed + options.runs, options.jobs):
+        seeds = range(options.seed, options.seed + options.runs)
+        aimed = [seed for seed in seeds if options.at is None or point_of(seed) in options.at]
+        for seed in aimed[number :: options.jobs]:
             if options.seconds and time.monotonic() - begin > options.seconds:
                 break
             plan = plan_of(seed) if mutant is None else mutant.plan_of(seed)
