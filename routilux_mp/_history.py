@@ -19,6 +19,8 @@ class Timestamp(datetime):
     @classmethod
     def of(cls, value: Any) -> Self:
         """From nanoseconds since the epoch, ISO text or a datetime; None is now."""
+        if type(value) is cls:
+            return value
         if value is None:
             return cls.now()
         if isinstance(value, int):
@@ -69,8 +71,8 @@ class ExecutionRecord(Serializable):
         data: dict[str, Any] | None = None,
         timestamp: datetime | None = None,
     ) -> None:
-        super().__init__()
-        self.add_serializable_fields(["routine_id", "event_name", "data", "timestamp"])
+        # Not by `add_serializable_fields`, which looks at each name: there are thousands of these.
+        self.fields_to_serialize = ["routine_id", "event_name", "data", "timestamp"]
         self.routine_id = routine_id
         #: ``start``, ``completed``, ``error``, …, or the name of the event that was emitted.
         self.event_name = event_name

@@ -17,7 +17,7 @@ from ._documents import ENGINE, ENGINE_OMITTED, Document, document_to_json, to_t
 from ._history import ExecutionRecord, Timestamp
 from ._serialization.batch import decode_value
 from ._serialization.signing import Signer
-from ._shown import framework_state, plain_times, record_of, shown_output
+from ._shown import framework_state, plain_times, records_of, shown_output
 from ._state_values import CHECKPOINT_KEY, HIDDEN, Values
 from .errors import RoutiluxError, RuntimeClosed
 from .status import JobStatus
@@ -188,8 +188,7 @@ class LiveJob:
     def history(self) -> Iterator[ExecutionRecord]:
         """Every record: what came before, this job's as far as the view goes, the caller's own."""
         yield from self.before
-        for item in islice(self.handle.history(), self.handle.view.history_count):
-            yield record_of(item)
+        yield from records_of(islice(self.handle.history(), self.handle.view.history_count))
         yield from self.own_records
 
     def results(self, routine_id: str, event: str) -> Iterator[dict[str, Any]]:
@@ -332,7 +331,7 @@ class LiveJob:
         count = cut.view.history_count
         if limits is not None and (count > limits.history_max or cut.logged_bytes > limits.bytes_max):
             items = cut.newest_history(*limits)
-            history = [*(record_of(item) for item in items), *self.own_records]
+            history = [*records_of(items), *self.own_records]
             unknown["execution_history_omitted"] = max(0, count - len(items))
         else:
             history = list(self.history())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._history import ExecutionRecord, Timestamp
@@ -11,8 +11,13 @@ if TYPE_CHECKING:
     from ._worker.records import HistoryItem
 
 
-def record_of(item: HistoryItem) -> ExecutionRecord:
-    return ExecutionRecord(item.routine_id, item.event_name, item.data, Timestamp.of(item.time_ns))
+def records_of(items: Iterable[HistoryItem]) -> Iterator[ExecutionRecord]:
+    """Those that were committed together have one time, which is made once."""
+    last_ns, timestamp = 0, Timestamp.of(0)
+    for item in items:
+        if item.time_ns != last_ns:
+            last_ns, timestamp = item.time_ns, Timestamp.of(item.time_ns)
+        yield ExecutionRecord(item.routine_id, item.event_name, item.data, timestamp)
 
 
 def plain_times(shown: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Settings:
     #: Encoded size at which a worker closes a batch, bytes.
     batch_bytes_max: int = 32 * 1024
     #: Work that may lie in front of one worker, measured by its own past speed, milliseconds.
-    worker_ahead_ms: float = 20.0
+    worker_ahead_ms: float = 60.0
     #: A finished activation is reported at the latest after this time, milliseconds.
     flush_ms: float = 5.0
     #: Encoded payloads above this size go to a blob file, bytes.

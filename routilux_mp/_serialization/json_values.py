@@ -22,9 +22,14 @@ _TUPLE, _SET, _FROZENSET, _DICT = "$tuple", "$set", "$frozenset", "$dict"
 _CALLABLE, _OBJECT, _ENCODED, _JOINED = "$callable", "$object", "$encoded", "$joined"
 _RESERVED = frozenset({_TUPLE, _SET, _FROZENSET, _DICT, _CALLABLE, _OBJECT, _ENCODED, _JOINED})
 _DEPTH_MAX = 200
+_AS_IT_IS = frozenset({type(None), bool, int, str})
 
 
-def to_json(value: Any, owner: Any = None, where: str = "value", depth: int = 0) -> Any:
+#: For errors: a text, or a place and the key or index of what is in it. Spelled out only when there is an error.
+Where = str | tuple["Where", Any]
+
+
+def to_json(value: Any, owner: Any = None, where: Where = "value", depth: int = 0) -> Any:
     """``value`` as JSON-able data.
 
     ``owner``: the object whose own methods may be named; ``where``: the place, for errors.
@@ -33,16 +38,16 @@ def to_json(value: Any, owner: Any = None, where: str = "value", depth: int = 0)
         NotSerializable: nested too deeply (or in a cycle), or code that cannot be found by name.
     """
     kind = type(value)
-    if value is None or kind in (bool, int, str) or (kind is float and math.isfinite(value)):
+    if kind in _AS_IT_IS or (kind is float and math.isfinite(value)):
         return value
     if depth > _DEPTH_MAX:
-        raise NotSerializable(f"{where} cannot be serialized: nested more than {_DEPTH_MAX} deep, or in a cycle")
+        raise NotSerializable(f"{_spelled(where)} cannot be serialized: nested more than {_DEPTH_MAX} deep, or in a cycle")
     if kind is list:
-        return [to_json(item, owner, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+        return [to_json(item, owner, (where, i), depth + 1) for i, item in enumerate(value)]
     if kind is dict:
         return _dict_to_json(value, owner, where, depth)
     if kind in (tuple, set, frozenset):
-        items = [to_json(item, owner, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+        items = [to_json(item, owner, (where, i), depth + 1) for i, item in enumerate(value)]
         if kind is not tuple:
             items.sort(key=json.dumps)  # the same set gives the same document in every process
         return {f"${kind.__name__}": items}
@@ -51,10 +56,10 @@ def to_json(value: Any, owner: Any = None, where: str = "value", depth: int = 0)
     if kind is Joined:
         return {_JOINED: [to_json(value.first), to_json(value.items, owner, where, depth + 1)]}
     if callable(value) and not isinstance(value, type):
-        return {_CALLABLE: describe_callable(value, owner, where)}
+        return {_CALLABLE: describe_callable(value, owner, _spelled(where))}
     if _is_serializable(value):
-        return {_OBJECT: _object_to_json(value, where)}
-    return _encoded(value, where)
+        return {_OBJECT: _object_to_json(value, _spelled(where))}
+    return _encoded(value, _spelled(where))
 
 
 def from_json(data: Any, owner: Any = None, where: str = "value") -> Any:
@@ -93,11 +98,22 @@ def from_json(data: Any, owner: Any = None, where: str = "value") -> Any:
     return dict(items)
 
 
-def _dict_to_json(value: dict[Any, Any], owner: Any, where: str, depth: int) -> dict[str, Any]:
+def _spelled(where: Where) -> str:
+    keys = []
+    while isinstance(where, tuple):
+        where, key = where
+        keys.append(f"[{key!r}]")
+    return where + "".join(reversed(keys))
+
+
+def _dict_to_json(value: dict[Any, Any], owner: Any, where: Where, depth: int) -> dict[str, Any]:
     if all(type(key) is str for key in value) and not (len(value) == 1 and next(iter(value)) in _RESERVED):
-        return {key: to_json(item, owner, f"{where}[{key!r}]", depth + 1) for key, item in value.items()}
+        return {
+            key: item if type(item) in _AS_IT_IS else to_json(item, owner, (where, key), depth + 1)
+            for key, item in value.items()
+        }
     pairs = [
-        [to_json(key, owner, f"{where} key", depth + 1), to_json(item, owner, f"{where}[{key!r}]", depth + 1)]
+        [to_json(key, owner, f"{_spelled(where)} key", depth + 1), to_json(item, owner, (where, key), depth + 1)]
         for key, item in value.items()
     ]
     return {_DICT: pairs}

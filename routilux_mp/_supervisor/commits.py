@@ -7,6 +7,7 @@ one commit or seal under way, and nothing of it is shown or closed before that h
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Literal
 
@@ -44,6 +45,9 @@ GATHER_NS = 20_000_000
 _COMMIT_TAKES_NS = 2_000_000
 #: And also when so much was committed since the last one.
 SPILL_EVERY_BYTES = 16 * 1024 * 1024
+#: Making the views of a job holds the interpreter for milliseconds. Whoever waits for its end has just been told, and
+#: goes first.
+_GO_FIRST_S = 0.0005
 HOUSEKEEPING = "\0housekeeping"
 LAST_VIEWS = "\0last views"
 
@@ -150,6 +154,7 @@ class Commits:
                 return
             live.gathers_until_ns = now + GATHER_NS
             live.is_confirming = live.is_doubted
+            is_awaited = live.is_urgent
             outputs = list(outputs_of(live.records))
             _, files = live.take_commit(now)
             tenure = live.tenure
@@ -160,7 +165,8 @@ class Commits:
                 snapshot = encode_snapshot(live.job)
                 unused, sweep = live.blobs.unused(live.job), sweep_after_roll(self._loop, live)
             folders = live.blobs.take_folders()
-            self._submit(live, Commit(tenure, files, snapshot, outputs, unused, sweep, self._loop.clock, folders))
+            commit = Commit(tenure, files, snapshot, outputs, unused, sweep, self._loop.clock, folders)
+            self._submit(live, commit, is_awaited=is_awaited)
         elif live.publish_if_quiet(now):
             if live.job.is_terminal:
                 self._seal(live, "ended")
@@ -170,13 +176,13 @@ class Commits:
             elif live.memory is None and self._wants_views(live, now):
                 committer.submit(HOUSEKEEPING, Views(live, self._documents(live), self._loop.clock))
 
-    def _submit(self, live: LiveJob, task: Callable[[], None]) -> None:
+    def _submit(self, live: LiveJob, task: Callable[[], None], *, is_awaited: bool = True) -> None:
         """Have it done, now and again if it is blocked."""
         live.retry = task
         if not live.commit_key:
             self._submitted += 1
             live.commit_key = f"{live.job.job_id} {self._submitted}"
-        self._loop.committer.submit(live.commit_key, task)
+        self._loop.committer.submit(live.commit_key, task, is_awaited=is_awaited)
         self._under_way[live.commit_key] = live
 
     def _silence_ns(self, live: LiveJob) -> int:
@@ -320,6 +326,7 @@ class Seal:
 
     def __call__(self) -> None:
         if not isinstance(self._tenure, NullTenure) and self._reason == "ended":
+            time.sleep(_GO_FIRST_S)
             self._tenure.show(self._make)
         self._tenure.seal(self._reason)
 

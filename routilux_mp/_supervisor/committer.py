@@ -16,9 +16,15 @@ Task = Callable[[], None]
 Finished = tuple[str, BaseException | None]
 
 
+class Wake(Protocol):
+    """Has the loop look at what has ended."""
+
+    def __call__(self, *, is_awaited: bool = True) -> None: ...
+
+
 class Committer(Protocol):
-    def submit(self, key: str, task: Task) -> None:
-        """Run ``task``; its end will be in :meth:`finished` under ``key``."""
+    def submit(self, key: str, task: Task, *, is_awaited: bool = True) -> None:
+        """Run ``task``; its end will be in :meth:`finished` under ``key``. ``is_awaited``: by somebody, at once."""
 
     def finished(self) -> list[Finished]:
         """What has ended since the last call, with the error it ended with."""
@@ -30,21 +36,21 @@ class Committer(Protocol):
 class ThreadCommitter:
     """A few threads, started when they are needed. ``submit`` and ``finished`` belong to one thread, the loop's."""
 
-    def __init__(self, wake: Callable[[], None], threads_max: int = 8) -> None:
+    def __init__(self, wake: Wake, threads_max: int = 8) -> None:
         self._wake = wake
         self._threads_max = threads_max
-        self._tasks: queue.SimpleQueue[tuple[str, Task] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple[str, Task, bool] | None] = queue.SimpleQueue()
         self._finished: deque[Finished] = deque()
         self._threads: list[threading.Thread] = []
         self._busy = 0  # submitted, and not seen to have ended
 
-    def submit(self, key: str, task: Task) -> None:
+    def submit(self, key: str, task: Task, *, is_awaited: bool = True) -> None:
         self._busy += 1
         if self._busy > len(self._threads) < self._threads_max:
             thread = threading.Thread(target=self._run, name=f"routilux-commit-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()
-        self._tasks.put((key, task))
+        self._tasks.put((key, task, is_awaited))
 
     def finished(self) -> list[Finished]:
         done: list[Finished] = []
@@ -62,9 +68,9 @@ class ThreadCommitter:
 
     def _run(self) -> None:
         while (item := self._tasks.get()) is not None:
-            key, task = item
+            key, task, is_awaited = item
             self._finished.append((key, _end_of(task)))
-            self._wake()
+            self._wake(is_awaited=is_awaited)
 
 
 def _end_of(task: Task) -> BaseException | None:
@@ -82,7 +88,7 @@ class InstantCommitter:
     def __init__(self) -> None:
         self._finished: list[Finished] = []
 
-    def submit(self, key: str, task: Task) -> None:
+    def submit(self, key: str, task: Task, *, is_awaited: bool = True) -> None:
         self._finished.append((key, _end_of(task)))
 
     def finished(self) -> list[Finished]:

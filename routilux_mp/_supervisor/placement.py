@@ -17,6 +17,8 @@ AHEAD_BYTES_MAX = 4 * 1024 * 1024
 #: So many activations in one report are a good sample; and what is known is kept when one takes less time than this.
 _MANY = 8
 _LONG_NS = 1_000_000
+#: Those that take so long go singly.
+_SINGLY_NS = 20_000_000
 
 
 class WorkerSlot:
@@ -70,8 +72,8 @@ class Placement:
         if slot.load and sum(slot.bytes.values()) > AHEAD_BYTES_MAX:
             return 0
         target = 1 + int(self._ahead_ns / max(pace, 1.0))  # one to run, and what waits behind it
-        if _MANY <= target <= DISPATCH_COUNT_MAX and 2 * slot.load > target:
-            return 0  # few large portions: each has a report of its own at its end
+        if pace < _SINGLY_NS and target <= DISPATCH_COUNT_MAX and 2 * slot.load > target:
+            return 0  # few large portions: each costs a turn of the loop, a message, and a report at its end
         return min(target - slot.load, DISPATCH_COUNT_MAX, AHEAD_COUNT_MAX - slot.load)
 
     def share(self, slot: WorkerSlot, ready: int) -> int:
@@ -79,8 +81,9 @@ class Placement:
         room = self.room(slot)
         if room <= 1 or min(room, ready) * self._pace_ns.get((slot.code_id, slot.routine), 0.0) < _LONG_NS:
             return room
-        takers = sum(self.room(other) > 0 for other in self.bound(slot.code_id, slot.routine))
-        return min(room, max(1, -(-ready // takers)))
+        takers = self.bound(slot.code_id, slot.routine)
+        fair = -(-(ready + sum(other.load for other in takers)) // len(takers))
+        return min(room, max(1, fair - slot.load))
 
     def candidate(self, code_id: str, routine: str, holders: set[int], limit: int) -> WorkerSlot | None:
         """The least loaded worker of the routine that has room; one of ``holders`` once they are ``limit``."""

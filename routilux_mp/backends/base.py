@@ -150,8 +150,8 @@ class Backend(Protocol):
         ``pause_s``: nobody needs an answer sooner, so that what happens until then is best told together.
         """
 
-    def wake(self) -> None:
-        """Make :meth:`poll` return, from any thread."""
+    def wake(self, *, is_awaited: bool = True) -> None:
+        """Make :meth:`poll` return, from any thread; when nobody waits for it, not before its pause is over."""
 
     def shared_dir(self) -> str | None:
         """A directory in memory that all workers reach, gone when the backend is; None: there is none."""

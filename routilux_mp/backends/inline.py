@@ -179,7 +179,7 @@ class InlineBackend:
         worker.activity = None
         self._events.append(Died(worker.number, end))
 
-    def wake(self) -> None:
+    def wake(self, *, is_awaited: bool = True) -> None:
         """Make ``poll`` return, from any thread."""
         self._woken.set()
 

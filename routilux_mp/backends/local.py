@@ -13,6 +13,7 @@ import select
 import selectors
 import signal
 import socket
+import threading
 import time
 from collections import OrderedDict, deque
 from typing import Any
@@ -58,6 +59,7 @@ class LocalBackend:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
+        self._is_awaited = threading.Event()  # somebody waits for what poll will see
         self._events: list[Event] = []  # to be returned by the next poll
         self._told: list[_Worker] = []  # of a job, and perhaps of nothing else
         self._workers: dict[int, _Worker] = {}
@@ -165,8 +167,10 @@ class LocalBackend:
             found.is_stopped = True
             found.pipe.end()
 
-    def wake(self) -> None:
+    def wake(self, *, is_awaited: bool = True) -> None:
         """Make ``poll`` return; from any thread, also after ``close``."""
+        if is_awaited:
+            self._is_awaited.set()
         try:
             self._wake_write.send(b"w")
         except OSError:
@@ -182,7 +186,8 @@ class LocalBackend:
         if self._events:
             timeout_s = 0
         if pause_s > 0 and timeout_s != 0:
-            time.sleep(pause_s)
+            self._is_awaited.wait(pause_s)
+        self._is_awaited.clear()  # before the look: whoever comes later is seen by the next one
         ready = self._selector.select(timeout_s)
         if not ready:
             for worker in self._workers.values():

@@ -17,6 +17,7 @@ from routilux_mp._serialization.places import cursor_place, emission_place, slot
 from routilux_mp._storage.blobs import TRAILER_BYTES
 from routilux_mp._worker.spill import is_reference
 from routilux_mp.backends.base import Backend, Code, CodeReady, CodeRefused, Forget, Started
+from routilux_mp.backends.local import LocalBackend
 from routilux_mp.errors import BackendError
 from routilux_mp.routine import Routine
 from tests.support.workers import Driver, make_backend
@@ -122,6 +123,29 @@ def test_poll_returns_when_its_time_is_over(backend: Backend) -> None:
     before = time.monotonic()
     assert backend.poll(0.02) == []
     assert 0.015 < time.monotonic() - before < 5
+
+
+def test_whoever_waits_for_an_answer_ends_a_pause(backend: Backend) -> None:
+    waker = threading.Timer(0.05, backend.wake)
+    waker.start()
+    before = time.monotonic()
+    assert backend.poll(None, pause_s=60) == []
+    assert time.monotonic() - before < 30
+    waker.join()
+
+
+def test_a_pause_goes_on_when_nobody_waits() -> None:
+    backend = LocalBackend()
+    try:
+        backend.wake(is_awaited=False)
+        before = time.monotonic()
+        assert backend.poll(None, pause_s=0.05) == []
+        assert time.monotonic() - before > 0.045
+        backend.wake()
+        assert backend.poll(None, pause_s=60) == []
+        assert time.monotonic() - before < 30
+    finally:
+        backend.close()
 
 
 def test_a_closed_backend_says_so(backend: Backend) -> None:

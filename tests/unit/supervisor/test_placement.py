@@ -10,8 +10,8 @@ MS = 1_000_000
 
 
 class Bench:
-    def __init__(self, cores: int = 2) -> None:
-        self.placement = Placement(4, ahead_ms=20.0, cores=cores)
+    def __init__(self, cores: int = 2, ahead_ms: float = 20.0) -> None:
+        self.placement = Placement(4, ahead_ms=ahead_ms, cores=cores)
         self.dispatch = 0
 
     def worker(self, routine: str = "r") -> WorkerSlot:
@@ -39,8 +39,9 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_one_runs_and_what_waits_behind_it_is_no_more_than_its_time(bench: Bench) -> None:
-    slot = bench.warm(9 * MS)
+def test_one_runs_and_what_waits_behind_it_is_no_more_than_its_time() -> None:
+    bench = Bench(ahead_ms=60.0)
+    slot = bench.warm(25 * MS)
     assert bench.placement.room(slot) == 3
     bench.give(slot, 2)
     assert bench.placement.room(slot) == 1
@@ -58,6 +59,16 @@ def test_short_ones_come_in_few_large_portions(bench: Bench) -> None:
     assert bench.placement.room(slot) == 0
     bench.placement.reported(slot, dispatch, 1, False, MS, 0)
     assert bench.placement.room(slot) == room // 2 + 1
+
+
+def test_the_next_portion_comes_when_half_is_left(bench: Bench) -> None:
+    slot = bench.warm(9 * MS)
+    assert bench.placement.room(slot) == 3
+    dispatch = bench.give(slot, 3)
+    bench.placement.reported(slot, dispatch, 1, False, 9 * MS, 0)
+    assert bench.placement.room(slot) == 0
+    bench.placement.reported(slot, dispatch, 1, False, 9 * MS, 0)
+    assert bench.placement.room(slot) == 2
 
 
 def test_long_ones_go_singly(bench: Bench) -> None:
@@ -121,9 +132,18 @@ def test_few_long_ones_are_shared_out(bench: Bench) -> None:
     assert bench.placement.share(first, 2) == bench.placement.share(second, 2) == 1
     assert bench.placement.share(first, 3) == 2
     assert bench.placement.share(first, 100) == bench.placement.room(first) == 3
-    bench.give(second, 3)
-    assert bench.placement.share(first, 2) == 2  # the other one has no room
     assert bench.placement.share(first, 0) >= 1  # a special one, which is not among those that wait
+
+
+def test_what_others_have_in_front_of_them_is_counted(bench: Bench) -> None:
+    first, second = bench.warm(9 * MS), bench.worker()
+    bench.give(second, 3)
+    assert bench.placement.share(first, 2) >= 2  # the other one has three
+    bench.give(first, 1)
+    assert bench.placement.share(first, 2) == 2
+    bench.placement.handed_back(second, 0)
+    assert bench.placement.share(first, 2) == 1
+    assert bench.placement.share(second, 2) == 2
 
 
 def test_few_short_ones_wake_nobody_else(bench: Bench) -> None:

@@ -66,16 +66,22 @@ def _wrong() -> None:
 
 
 def test_a_committer_reports_every_error_and_works_on() -> None:
-    woken = threading.Event()
-    threads, instant = ThreadCommitter(woken.set, threads_max=1), InstantCommitter()
+    woken, awaited = threading.Event(), []
+
+    def wake(*, is_awaited: bool = True) -> None:
+        awaited.append(is_awaited)
+        woken.set()
+
+    threads, instant = ThreadCommitter(wake, threads_max=1), InstantCommitter()
     instant.submit("j", _wrong)
     assert isinstance(instant.finished()[0][1], RecursionError)
-    for _ in range(2):
+    for is_awaited in (True, False):
         woken.clear()
-        threads.submit("j", _wrong)
+        threads.submit("j", _wrong, is_awaited=is_awaited)
         assert woken.wait(5.0)
         assert isinstance(threads.finished()[0][1], RecursionError)
     threads.close()
+    assert awaited == [True, False]
 
 
 def test_the_vigil_outlives_any_trouble_with_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
