@@ -39,6 +39,8 @@ Activity = Iterator[None]
 #: A batch makes a thousand containers at once, which live until it is done: nothing that a collection would free.
 _GC_OBJECTS = 5000
 _GC_DEFAULT = (700, 10, 10)
+#: The lease is read before each activation, but no more often than that: it says seconds.
+_LEASE_LOOK_NS = 10_000_000
 
 
 class Worker:
@@ -196,10 +198,11 @@ class Worker:
         succeed = transaction.succeed
         is_special = transaction.attempt != 1 or transaction.resume_cursor is not None
         transaction.first_seq = seq - index
-        now = clock()
+        now, look_ns = clock(), 0
         for data in items:
-            lease_ns = numbers[LEASE_NS]
-            if numbers[REVOKED] >= dispatch or (lease_ns and now > lease_ns):
+            if now > look_ns:
+                look_ns = _next_look_ns(numbers[LEASE_NS], now)
+            if numbers[REVOKED] >= dispatch or not look_ns:
                 transaction.flush(is_last=True)
                 return False
             numbers[START_NS] = now
@@ -333,6 +336,13 @@ def run(sock: socket.socket, page_fd: int, routines: Routines) -> None:
     channel.before_waiting = streams.flush
     worker.serve()
     streams.flush()
+
+
+def _next_look_ns(lease_ns: int, now_ns: int) -> int:
+    """When the lease is to be looked at again; 0: it is over."""
+    if not lease_ns:
+        return now_ns + _LEASE_LOOK_NS
+    return min(lease_ns, now_ns + _LEASE_LOOK_NS) if now_ns <= lease_ns else 0
 
 
 def _raiser(error: Exception) -> Call:
