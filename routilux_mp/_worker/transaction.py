@@ -41,6 +41,15 @@ UNANSWERED_MAX = 4
 class Transaction:
     """The :class:`~routilux_mp.context.Activation` of one worker; the same object for all it runs."""
 
+    # A dictionary of so many attributes would be looked up like any other, at each activation.
+    __slots__ = (
+        "_busy_since_ns", "_count_max", "_cursor", "_files", "_first", "_grow_at", "_is_mixed", "_is_special",
+        "_is_split", "_lock", "_numbers", "_ops", "_out_of", "_outputs", "_pack", "_poison", "_reads",
+        "_reported_ns", "_send", "_state", "_uncommitted", "_wait_for_answers", "attempt", "count", "deadline_ns",
+        "dispatch", "done", "first_seq", "is_claimed", "is_in_handler", "job", "marks", "out", "resume_cursor",
+        "routine", "size", "unanswered", "wake_reporter"
+    )  # fmt: skip
+
     def __init__(
         self, send: Callable[[str, Completion], None], numbers: memoryview, wait_for_answers: Callable[[], None],
         files: Files | None = None,
@@ -157,15 +166,15 @@ class Transaction:
         if self.out is not routine.out:
             self.out, self._out_of = routine.out, routine.outlets
             self._first, self._is_split = routine.out[0], len(routine.out) > 1
+        self._state = routine.state
         self.discard()
         self._poison = None
-        self._is_special = False
+        self._is_special = bool(routine.fields)
         self._busy_since_ns = time.monotonic_ns()
 
     def succeed(self, now_ns: int) -> bool:
         """The running activation has returned. Whether what is finished should be sent now."""
-        routine = self.routine
-        if self._is_special or routine.state.is_touched or routine.fields:
+        if self._is_special or self._state.is_touched:
             self._settle()
             self._cursor = None
         if self._is_split:
@@ -201,7 +210,7 @@ class Transaction:
         self.routine.rollback()
         self._poison, self._outputs = None, []
         self._files.undo()
-        self._is_special = self._cursor is not None
+        self._is_special = self._cursor is not None or bool(self.routine.fields)
 
     def flush(self, *, is_last: bool = False, failure: Failure | None = None) -> None:
         """Report everything that is finished. Nothing runs meanwhile, so no time-out can strike."""
@@ -305,7 +314,7 @@ class Transaction:
         if self.routine.state.is_touched or self.routine.fields or self._outputs:
             self._take_state()
         self._files.finish()
-        self._is_special = False
+        self._is_special = bool(self.routine.fields)
 
     def _take_state(self) -> None:
         ops, reads = self.routine.take_state()
