@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ours import Pass, Sink, Source, _flow, _run
+from ours import Pass, Sink, Source, _flow, _run, log_bytes
 from work import burn, report
 
 from routilux_mp import Flow, Routine, Runtime
@@ -241,8 +241,8 @@ def size(n: int, folder: str) -> None:
     flow = _flow(("a", Pass(), 1), ("b", Pass(), 1), ("sink", Sink(), 1))
     with Runtime(4, checkpoint_dir=folder) as runtime:
         _run(runtime, flow, n)
-    files = [path for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".json"]
-    report(bytes=sum(path.stat().st_size for path in files) / (3 * n))
+        (job_id,) = [name for name in os.listdir(folder) if Path(folder, name, "format.json").exists()]
+    report(bytes=log_bytes(Path(folder, job_id)) / (3 * n))
 
 
 def main() -> None:
