@@ -7,7 +7,6 @@ one commit or seal under way, and nothing of it is shown or closed before that h
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Literal
 
@@ -45,8 +44,8 @@ GATHER_NS = 20_000_000
 _COMMIT_TAKES_NS = 2_000_000
 #: And also when so much was committed since the last one.
 SPILL_EVERY_BYTES = 16 * 1024 * 1024
-#: Making the views of a job holds the interpreter for milliseconds. Whoever waits for its end has just been told, and
-#: goes first.
+#: Making the views of a job holds the interpreter for milliseconds. Whoever waits for what they show has just been told
+#: of it, and goes first.
 _GO_FIRST_S = 0.0005
 HOUSEKEEPING = "\0housekeeping"
 LAST_VIEWS = "\0last views"
@@ -174,15 +173,18 @@ class Commits:
                 live.is_leaving = True
                 self._seal(live, "handover")
             elif live.memory is None and self._wants_views(live, now):
-                committer.submit(HOUSEKEEPING, Views(live, self._documents(live), self._loop.clock))
+                views = Views(live, self._documents(live), self._loop.clock)
+                committer.submit(HOUSEKEEPING, views, after_s=_GO_FIRST_S)
 
-    def _submit(self, live: LiveJob, task: Callable[[], None], *, is_awaited: bool = True) -> None:
+    def _submit(
+        self, live: LiveJob, task: Callable[[], None], *, is_awaited: bool = True, after_s: float = 0.0
+    ) -> None:
         """Have it done, now and again if it is blocked."""
         live.retry = task
         if not live.commit_key:
             self._submitted += 1
             live.commit_key = f"{live.job.job_id} {self._submitted}"
-        self._loop.committer.submit(live.commit_key, task, is_awaited=is_awaited)
+        self._loop.committer.submit(live.commit_key, task, is_awaited=is_awaited, after_s=after_s)
         self._under_way[live.commit_key] = live
 
     def _silence_ns(self, live: LiveJob) -> int:
@@ -224,7 +226,7 @@ class Commits:
 
     def _seal(self, live: LiveJob, reason: Literal["handover", "ended"]) -> None:
         live.is_sealing = True
-        self._submit(live, Seal(live.tenure, self._documents(live), reason))
+        self._submit(live, Seal(live.tenure, self._documents(live), reason), after_s=_GO_FIRST_S)
 
     def _may_leave(self, live: LiveJob) -> bool:
         """It was asked for, and nothing of the job runs. (Everything is durable when this is asked.)"""
@@ -326,7 +328,6 @@ class Seal:
 
     def __call__(self) -> None:
         if not isinstance(self._tenure, NullTenure) and self._reason == "ended":
-            time.sleep(_GO_FIRST_S)
             self._tenure.show(self._make)
         self._tenure.seal(self._reason)
 

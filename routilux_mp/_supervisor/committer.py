@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -23,8 +24,11 @@ class Wake(Protocol):
 
 
 class Committer(Protocol):
-    def submit(self, key: str, task: Task, *, is_awaited: bool = True) -> None:
-        """Run ``task``; its end will be in :meth:`finished` under ``key``. ``is_awaited``: by somebody, at once."""
+    def submit(self, key: str, task: Task, *, is_awaited: bool = True, after_s: float = 0.0) -> None:
+        """Run ``task``, in so many seconds; its end will be in :meth:`finished` under ``key``.
+
+        ``is_awaited``: the loop is to look at once when it has ended, also in the middle of a pause.
+        """
 
     def finished(self) -> list[Finished]:
         """What has ended since the last call, with the error it ended with."""
@@ -39,18 +43,18 @@ class ThreadCommitter:
     def __init__(self, wake: Wake, threads_max: int = 8) -> None:
         self._wake = wake
         self._threads_max = threads_max
-        self._tasks: queue.SimpleQueue[tuple[str, Task, bool] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple[str, Task, bool, float] | None] = queue.SimpleQueue()
         self._finished: deque[Finished] = deque()
         self._threads: list[threading.Thread] = []
         self._busy = 0  # submitted, and not seen to have ended
 
-    def submit(self, key: str, task: Task, *, is_awaited: bool = True) -> None:
+    def submit(self, key: str, task: Task, *, is_awaited: bool = True, after_s: float = 0.0) -> None:
         self._busy += 1
         if self._busy > len(self._threads) < self._threads_max:
             thread = threading.Thread(target=self._run, name=f"routilux-commit-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()
-        self._tasks.put((key, task, is_awaited))
+        self._tasks.put((key, task, is_awaited, after_s))
 
     def finished(self) -> list[Finished]:
         done: list[Finished] = []
@@ -68,7 +72,9 @@ class ThreadCommitter:
 
     def _run(self) -> None:
         while (item := self._tasks.get()) is not None:
-            key, task, is_awaited = item
+            key, task, is_awaited, after_s = item
+            if after_s:
+                time.sleep(after_s)
             self._finished.append((key, _end_of(task)))
             self._wake(is_awaited=is_awaited)
 
@@ -88,7 +94,7 @@ class InstantCommitter:
     def __init__(self) -> None:
         self._finished: list[Finished] = []
 
-    def submit(self, key: str, task: Task, *, is_awaited: bool = True) -> None:
+    def submit(self, key: str, task: Task, *, is_awaited: bool = True, after_s: float = 0.0) -> None:
         self._finished.append((key, _end_of(task)))
 
     def finished(self) -> list[Finished]:

@@ -471,6 +471,22 @@ def test_a_plain_handler_commits_cursors_too(backend: Backend) -> None:
     assert "one" in [driver.cursor(c) for c in reports]
 
 
+def test_a_slow_activation_is_reported_as_it_ends_by_the_thread_that_ran_it() -> None:
+    def slow(self: Routine, n: int) -> None:
+        time.sleep(0.02)
+        self.emit("out", threads=threading.active_count())
+
+    backend = LocalBackend()
+    try:
+        driver = Driver(backend, {"r": routine(slow, "out")}, flush_ms=10.0).begin()
+        driver.work(1, numbers(4))
+        reports = driver.finish(1)
+    finally:
+        backend.close()
+    assert [c.done for c in reports] == [1, 1, 1, 1]
+    assert {one["threads"] for one in driver.emitted(reports)} == {1}
+
+
 # -- revocation and lease -----------------------------------------------------------------------
 
 

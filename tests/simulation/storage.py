@@ -215,7 +215,7 @@ class SimCommitter:
         self.pending: list[tuple[str, Task]] = []
         self._finished: deque[Finished] = deque()
 
-    def submit(self, key: str, task: Task, *, is_awaited: bool = True) -> None:
+    def submit(self, key: str, task: Task, *, is_awaited: bool = True, after_s: float = 0.0) -> None:
         assert key.startswith("\0") or all(key != other for other, _ in self.pending), "two puts of one job at once"
         self.pending.append((key, task))
 

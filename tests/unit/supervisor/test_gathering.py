@@ -15,7 +15,7 @@ from routilux_mp._core.topology import ConnectionSpec, Topology
 from routilux_mp._supervisor.commits import GATHER_NS
 from routilux_mp._supervisor.committer import InstantCommitter
 from routilux_mp._supervisor.live import LiveJob, NullTenure
-from routilux_mp._supervisor.loop import TURN_NS, TURN_SHARE, Loop
+from routilux_mp._supervisor.loop import TURN_NS, TURN_OF_MANY_NS, TURN_SHARE, Loop
 from routilux_mp._supervisor.placement import Placement
 from routilux_mp.backends.base import Event, Message, Report, Started
 from routilux_mp.settings import Settings
@@ -192,6 +192,19 @@ def test_while_every_core_is_busy_turns_are_at_a_distance(world: World) -> None:
     world.clock.now += TURN_NS
     world.turn()
     assert world.backend.pause_s == 0
+
+
+def test_the_turns_of_a_job_beside_others_are_closer(world: World) -> None:
+    world.loop.placement._ahead_ns = 1e9
+    world.turn()
+    world.turn()
+    assert world.backend.pause_s == TURN_NS / 1e9
+    other = LiveJob(Job("k"), NullTenure(10), "code")
+    world.loop.add(other, Submit("f", world.live.job.topology.to_plain(), 0, 0, Batch(1, b"x")))
+    world.turn()
+    world.turn()
+    assert world.backend.pause_s == TURN_OF_MANY_NS / 1e9
+    assert other.lost is None
 
 
 def test_with_a_core_to_spare_turns_follow_at_once() -> None:

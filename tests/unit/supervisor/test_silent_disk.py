@@ -42,7 +42,7 @@ class Disk(InstantCommitter):
         self.hangs = False
         self.owed: list[tuple[str, Task]] = []
 
-    def submit(self, key: str, task: Task, *, is_awaited: bool = True) -> None:
+    def submit(self, key: str, task: Task, *, is_awaited: bool = True, after_s: float = 0.0) -> None:
         if self.hangs:
             self.owed.append((key, task))
         else:

@@ -80,8 +80,12 @@ def test_a_committer_reports_every_error_and_works_on() -> None:
         threads.submit("j", _wrong, is_awaited=is_awaited)
         assert woken.wait(5.0)
         assert isinstance(threads.finished()[0][1], RecursionError)
+    begun: list[float] = []
+    before = time.monotonic()
+    threads.submit("j", lambda: begun.append(time.monotonic()), after_s=0.02)
     threads.close()
-    assert awaited == [True, False]
+    assert begun[0] - before > 0.019
+    assert awaited == [True, False, True]
 
 
 def test_the_vigil_outlives_any_trouble_with_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
