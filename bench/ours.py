@@ -171,9 +171,7 @@ def log_bytes(folder: Path) -> int:
     """
     archived = {path.name for path in folder.glob("archive/*")}
     found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".json"]
-    return sum(
-        path.stat().st_size for path in found if path.parts[-3] != "epochs" or path.parent.name not in archived
-    )
+    return sum(path.stat().st_size for path in found if path.parts[-3] != "epochs" or path.parent.name not in archived)
 
 
 def backpressure(n: int, folder: str) -> None:

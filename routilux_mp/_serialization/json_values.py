@@ -41,7 +41,9 @@ def to_json(value: Any, owner: Any = None, where: Where = "value", depth: int = 
     if kind in _AS_IT_IS or (kind is float and math.isfinite(value)):
         return value
     if depth > _DEPTH_MAX:
-        raise NotSerializable(f"{_spelled(where)} cannot be serialized: nested more than {_DEPTH_MAX} deep, or in a cycle")
+        raise NotSerializable(
+            f"{_spelled(where)} cannot be serialized: nested more than {_DEPTH_MAX} deep, or in a cycle"
+        )
     if kind is list:
         return [to_json(item, owner, (where, i), depth + 1) for i, item in enumerate(value)]
     if kind is dict:

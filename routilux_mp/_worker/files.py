@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from .._core.batch import Batch
+from .._serialization.items import WHOLE
 from ..errors import StorageBlocked
+from .batches import Item
 from .spill import Piece, Spiller, is_reference
 from .wire import JobInfo
 from .writing import Writers, Writing
@@ -131,6 +133,21 @@ class Files:
                 if is_revoked():
                     raise HandedBack from None
                 time.sleep(_BLOCKED_RETRY_S)
+
+    def place(
+        self, info: JobInfo, pieces: Sequence[Piece], is_revoked: Callable[[], bool]
+    ) -> tuple[Item, bytes]:  # fmt: skip
+        """One emission of the running activation that is too large for a message: its item, and the bytes in that.
+
+        It goes to its blob at once, since put together here it would be copied first.
+        """
+        placed = self.put(info, [pieces], sum(map(len, pieces)), is_revoked)
+        if placed is None:
+            data = b"".join(pieces)
+            return (data, WHOLE), data
+        path, [data] = placed
+        self.add(path)
+        return Batch(1, data), data
 
     def spill(
         self, info: JobInfo, batches: Sequence[Batch], bytes_max: int, size: int, is_revoked: Callable[[], bool]

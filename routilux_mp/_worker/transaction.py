@@ -16,17 +16,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .._core.batch import Batch
 from .._core.stimuli import Completion, Failure, StateOp
-from .._serialization.items import ATOMS, PLAIN, WHOLE, encode_item, is_simple, simple_packer
+from .._serialization.items import ATOMS, PLAIN, encode_item, is_simple, simple_packer
 from ..errors import EmissionNotSerializable, KeyUnavailable
 from .batches import Item, assemble, count_of, size_of
 from .files import Files
 from .liveness import IDLE, INDEX, LEASE_NS, REVOKED, START_NS, is_expired
-from .spill import Piece
 from .uncommitted import Uncommitted
 
 if TYPE_CHECKING:
@@ -281,7 +279,10 @@ class Transaction:
             bytes_max = None if info.blob_dir is None else info.payload_inline_bytes_max
             data, kind = encode_item(kwargs, self.job.signer, self.routine.place_of(event_name), bytes_max)
             if not isinstance(data, bytes):
-                return self._put_large(items, data)
+                item, data = self._files.place(info, data, lambda: self.is_revoked)
+                items.append(item)
+                self._is_mixed = self._is_special = True
+                return data
             items.append(data if kind == PLAIN else (data, kind))
             self._is_mixed |= kind != PLAIN
             return data
@@ -290,20 +291,6 @@ class Transaction:
             self._poison = type(error)(text)
             self._is_special = True
             raise self._poison from error
-
-    def _put_large(self, items: list[Item], pieces: Sequence[Piece]) -> bytes:
-        """An emission too large for a message goes to its blob at once; put together here it would be copied first."""
-        placed = self._files.put(self.job.info, [pieces], sum(map(len, pieces)), lambda: self.is_revoked)
-        if placed is None:
-            data = b"".join(pieces)
-            items.append((data, WHOLE))
-        else:
-            path, [data] = placed
-            items.append(Batch(1, data))
-            self._files.add(path)
-            self._is_special = True
-        self._is_mixed = True
-        return data
 
     def _settle(self) -> None:
         """The changes of the running activation become part of the next report."""
