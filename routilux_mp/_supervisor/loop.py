@@ -43,7 +43,8 @@ log = logging.getLogger(__name__)
 #: A turn costs something whatever it finds, and takes a core from a worker. While all are busy they are so far apart,
 #: at most, and at most this share of the time for which work waits in front of each.
 TURN_NS, TURN_SHARE = 20_000_000, 0.5
-#: The same where several jobs run: the one that keeps the cores busy is not to slow down a small one beside it.
+#: The same where several jobs run, or more workers than cores: those that keep the cores busy are not to slow down a
+#: small job beside them, nor others that sleep in what they do.
 TURN_OF_MANY_NS = 5_000_000
 #: Errors that say by themselves what has become of a job.
 _KNOWN = (BackendError, Fenced, OutcomeUnknown, CheckpointDamaged, SignatureInvalid, KeyUnavailable)
@@ -317,8 +318,9 @@ class Loop:
 
     def _pause_s(self) -> float:
         """How long to let happen what happens: while every core is busy, turns follow each other at a distance."""
-        longest_ns = TURN_NS if len(self.jobs) == 1 else TURN_OF_MANY_NS
-        distance_ns = min(longest_ns, int(TURN_SHARE * self.placement.busy_ns()))
+        distance_ns = min(TURN_NS, int(TURN_SHARE * self.placement.busy_ns()))
+        if distance_ns > TURN_OF_MANY_NS and not (len(self.jobs) == 1 and self.placement.have_cores_of_their_own):
+            distance_ns = TURN_OF_MANY_NS
         return max(0, self._turned_ns + distance_ns - self.clock.monotonic_ns()) / 1e9 if distance_ns else 0.0
 
     def _timers(self, now: int) -> None:

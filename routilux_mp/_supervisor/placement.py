@@ -170,6 +170,15 @@ class Placement:
                 waits.append((slot.load - 1) * self._pace_ns.get(key, 0.0))
         return int(sorted(waits)[-self.cores]) if len(waits) >= self.cores else 0
 
+    @property
+    def have_cores_of_their_own(self) -> bool:
+        """No more workers are busy for a while than there are cores."""
+        busy = 0
+        for slot in self.workers.values():
+            if slot.load:
+                busy += slot.load * self._pace_ns.get((slot.code_id, slot.routine), _LONG_NS) >= _LONG_NS
+        return busy <= self.cores
+
     # -- what happened ------------------------------------------------------------------------
 
     def gave(self, slot: WorkerSlot, dispatch: int, job_id: str, count: int, size: int = 0) -> None:

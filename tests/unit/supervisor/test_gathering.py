@@ -207,6 +207,22 @@ def test_the_turns_of_a_job_beside_others_are_closer(world: World) -> None:
     assert other.lost is None
 
 
+def test_the_turns_of_more_workers_than_cores_are_closer(world: World) -> None:
+    placement = world.loop.placement
+    placement._ahead_ns = 1e9
+    world.turn()
+    world.turn()
+    assert world.backend.pause_s == TURN_NS / 1e9
+    third = placement.new("code", "c", 0)
+    placement.gave(third, 1000, "j", 1)  # nobody knows how long that takes
+    world.turn()
+    world.turn()
+    assert world.backend.pause_s == TURN_OF_MANY_NS / 1e9
+    placement._pace_ns["code", "c"] = MS / 100
+    world.turn()
+    assert world.backend.pause_s == TURN_NS / 1e9
+
+
 def test_with_a_core_to_spare_turns_follow_at_once() -> None:
     world = World(cores=3)
     assert world.loop.placement.busy_ns() == 0
