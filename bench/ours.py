@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from work import burn, report, started
+from work import burn, cpu_s, report, started
 
 from routilux_mp import Flow, Routine, Runtime
 
@@ -151,16 +151,21 @@ def scaling(n: int, folder: str) -> None:
     with Runtime(3, checkpoint_dir=folder, durability=_DURABILITY) as runtime:
         _run(runtime, flow, 10)
         # The medians, not the best: what is subtracted must be as lucky as what it is subtracted from.
-        empty, found = [], []
+        empty, found, empty_cpu, found_cpu = [], [], [], []
         for _ in range(9 if n <= 10_000 else 1):
-            for items, seconds, times in ((1, empty, 3), (n // 2, found, 1)):
+            for items, times, wall, cpu in ((1, 3, empty, empty_cpu), (n // 2, 1, found, found_cpu)):
                 for _ in range(times):
-                    seconds.append(_run(runtime, flow, items))
+                    before = cpu_s()
+                    wall.append(_run(runtime, flow, items))
                     time.sleep(_QUIET_S)
+                    cpu.append(cpu_s() - before)
         jobs = sorted(log_bytes(path) for path in Path(folder).iterdir() if (path / "format.json").exists())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    cost = statistics.median(found) - statistics.median(empty)
-    report(us_per_activation=cost / n * 1e6, bytes_per_activation=(jobs[-1] - jobs[0]) / n, peak_mib=peak)
+    cost, cpu_cost = (statistics.median(a) - statistics.median(b) for a, b in ((found, empty), (found_cpu, empty_cpu)))
+    report(
+        us_per_activation=cost / n * 1e6, cpu_us_per_activation=cpu_cost / n * 1e6,
+        bytes_per_activation=(jobs[-1] - jobs[0]) / n, peak_mib=peak,
+    )  # fmt: skip
 
 
 def log_bytes(folder: Path) -> int:

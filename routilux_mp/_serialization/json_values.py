@@ -109,11 +109,14 @@ def _spelled(where: Where) -> str:
 
 
 def _dict_to_json(value: dict[Any, Any], owner: Any, where: Where, depth: int) -> dict[str, Any]:
-    if all(type(key) is str for key in value) and not (len(value) == 1 and next(iter(value)) in _RESERVED):
-        return {
-            key: item if type(item) in _AS_IT_IS else to_json(item, owner, (where, key), depth + 1)
-            for key, item in value.items()
-        }
+    if len(value) != 1 or next(iter(value)) not in _RESERVED:
+        found: dict[str, Any] = {}
+        for key, item in value.items():
+            if type(key) is not str:
+                break
+            found[key] = item if type(item) in _AS_IT_IS else to_json(item, owner, (where, key), depth + 1)
+        else:
+            return found
     pairs = [
         [to_json(key, owner, f"{_spelled(where)} key", depth + 1), to_json(item, owner, (where, key), depth + 1)]
         for key, item in value.items()
