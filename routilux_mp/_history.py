@@ -80,12 +80,15 @@ class ExecutionRecord(Serializable):
         self.timestamp = Timestamp.of(timestamp)
 
     def serialize(self) -> dict[str, Any]:
+        return self._with_time(self.timestamp.isoformat())
+
+    def _with_time(self, timestamp: str) -> dict[str, Any]:
         return {
             "_type": "ExecutionRecord",
             "routine_id": self.routine_id,
             "event_name": self.event_name,
             "data": to_json(self.data, None, f"record '{self.routine_id}.{self.event_name}'"),
-            "timestamp": self.timestamp.isoformat(),
+            "timestamp": timestamp,
         }
 
     def _restore(self, data: dict[str, Any]) -> None:
@@ -101,6 +104,16 @@ class ExecutionRecord(Serializable):
 
     def __repr__(self) -> str:
         return f"ExecutionRecord({self.routine_id!r}, {self.event_name!r}, {self.data!r}, {self.timestamp})"
+
+
+def serialized(records: Iterable[ExecutionRecord]) -> list[dict[str, Any]]:
+    """All of them; the text of a time is made once for those that follow each other with the same one."""
+    found, last, text = [], None, ""
+    for record in records:
+        if record.timestamp is not last:
+            last, text = record.timestamp, record.timestamp.isoformat()
+        found.append(record._with_time(text))
+    return found
 
 
 def _content(record: ExecutionRecord) -> tuple[Any, ...]:
