@@ -19,7 +19,7 @@ class Timestamp(datetime):
     @classmethod
     def of(cls, value: Any) -> Self:
         """From nanoseconds since the epoch, ISO text or a datetime; None is now."""
-        if type(value) is cls:
+        if type(value) is cls and value.tzinfo is None:
             return value
         if value is None:
             return cls.now()

@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict, deque
+from contextlib import suppress
 from typing import Any
 
 from .._core.effects import Revoke, Work
@@ -59,7 +60,9 @@ class LocalBackend:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
-        self._is_awaited = threading.Event()  # somebody waits for what poll will see
+        # Held, until somebody waits for what poll will see. Letting go of it is one step, so a signal handler may.
+        self._no_hurry = threading.Lock()
+        self._no_hurry.acquire()
         self._events: list[Event] = []  # to be returned by the next poll
         self._told: list[_Worker] = []  # of a job, and perhaps of nothing else
         self._workers: dict[int, _Worker] = {}
@@ -170,7 +173,8 @@ class LocalBackend:
     def wake(self, *, is_awaited: bool = True) -> None:
         """Make ``poll`` return; from any thread, also after ``close``."""
         if is_awaited:
-            self._is_awaited.set()
+            with suppress(RuntimeError):  # somebody has been here before
+                self._no_hurry.release()
         try:
             self._wake_write.send(b"w")
         except OSError:
@@ -185,9 +189,8 @@ class LocalBackend:
             self._told.pop().pipe.let_go()  # unless it has gone with work
         if self._events:
             timeout_s = 0
-        if pause_s > 0 and timeout_s != 0:
-            self._is_awaited.wait(pause_s)
-        self._is_awaited.clear()  # before the look: whoever comes later is seen by the next one
+        # Before the look: whoever comes later is seen by the next one.
+        self._no_hurry.acquire(timeout=pause_s if pause_s > 0 and timeout_s != 0 else 0)
         ready = self._selector.select(timeout_s)
         if not ready:
             for worker in self._workers.values():

@@ -296,6 +296,7 @@ def test_timestamps(make: Any) -> None:
     assert make(stamp) == stamp
     aware = datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=3)))
     assert Timestamp.of(aware).tzinfo is None
+    assert Timestamp.of(Timestamp.of(0).astimezone()).tzinfo is None
     assert Timestamp.of(aware).timestamp() == aware.timestamp()
 
 
