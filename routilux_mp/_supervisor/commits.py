@@ -151,7 +151,8 @@ class Commits:
         if live.records or live.is_doubted:
             if self._gathers(live, now):
                 return
-            live.gathers_until_ns = now + GATHER_NS
+            # Where turns are far apart: with every second one.
+            live.gathers_until_ns = now + max(GATHER_NS, self._loop.distance_ns * 3 // 2)
             live.is_confirming = live.is_doubted
             is_awaited = live.is_urgent
             outputs = list(outputs_of(live.records))

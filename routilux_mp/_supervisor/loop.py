@@ -76,6 +76,7 @@ class Loop:
         self.on_trouble: Callable[[LiveJob, Exception], None] = _log_trouble
         self.is_draining = False
         self._turned_ns = 0
+        self.distance_ns = 0  # how far apart turns are now, at least
         self.keeper: Keeper | None = None  # of jobs that are kept on disk
 
     # -- one turn -----------------------------------------------------------------------------
@@ -321,6 +322,7 @@ class Loop:
         distance_ns = min(TURN_NS, int(TURN_SHARE * self.placement.busy_ns()))
         if distance_ns > TURN_OF_MANY_NS and not (len(self.jobs) == 1 and self.placement.have_cores_of_their_own):
             distance_ns = TURN_OF_MANY_NS
+        self.distance_ns = distance_ns
         return max(0, self._turned_ns + distance_ns - self.clock.monotonic_ns()) / 1e9 if distance_ns else 0.0
 
     def _timers(self, now: int) -> None:

@@ -22,6 +22,8 @@ from routilux_mp.settings import Settings
 from tests.unit.core.core_bench import routine
 
 MS = 1_000_000
+#: Nothing waits for company longer than that.
+WAIT_NS = max(GATHER_NS, TURN_NS * 3 // 2)
 
 
 class Clock:
@@ -79,7 +81,7 @@ class World:
         self.turn()
         for _ in range(4):  # until it is known how long they take, and the first of b has run
             self.finish()
-            self.clock.now += GATHER_NS
+            self.clock.now += WAIT_NS
             self.turn()
             self.drain()
         assert self.loop.placement.are_busy({work.worker for work in self.backend.given[0]}, 9 * MS) == (cores <= 2)
@@ -107,7 +109,7 @@ class World:
 
     def finish_two(self) -> None:
         """The first goes at once, since the last commit is long ago; the second follows it closely."""
-        self.clock.now += GATHER_NS
+        self.clock.now += WAIT_NS
         self.finish()
         self.turn()
         self.drain()
@@ -130,8 +132,8 @@ def test_while_every_core_is_busy_a_commit_waits_for_company_and_not_for_ever(wo
     world.turn()
     left_s = world.backend.waits[-1]
     assert left_s is not None
-    assert 0 < left_s <= (GATHER_NS - MS) / 1e9  # the loop wakes by itself
-    world.clock.now += GATHER_NS
+    assert 0 < left_s <= (WAIT_NS - MS) / 1e9  # the loop wakes by itself
+    world.clock.now += WAIT_NS
     world.turn()
     assert not world.live.records
     assert len(world.backend.given[1]) == 1
@@ -157,7 +159,7 @@ def test_a_worker_that_runs_out_of_work_ends_the_waiting(world: World) -> None:
 
 
 def test_a_generator_may_be_waiting_for_the_world(world: World) -> None:
-    world.clock.now += GATHER_NS
+    world.clock.now += WAIT_NS
     work = world.backend.given[0][0]
     world.backend.events.append(Report(work.worker, Completion(work.dispatch, 0, cursor=b"1"), "j"))
     world.turn()
@@ -192,6 +194,20 @@ def test_while_every_core_is_busy_turns_are_at_a_distance(world: World) -> None:
     world.clock.now += TURN_NS
     world.turn()
     assert world.backend.pause_s == 0
+
+
+def test_where_turns_are_far_apart_a_commit_goes_with_every_second_one(world: World) -> None:
+    world.loop.placement._ahead_ns = 1e9
+    world.turn()
+    world.turn()
+    assert world.loop.distance_ns == TURN_NS > GATHER_NS / 1.5
+    world.finish_two()
+    world.clock.now += TURN_NS
+    world.turn()
+    assert world.live.records
+    world.clock.now += TURN_NS
+    world.turn()
+    assert not world.live.records
 
 
 def test_the_turns_of_a_job_beside_others_are_closer(world: World) -> None:
