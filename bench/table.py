@@ -109,7 +109,7 @@ def chain(quick: bool) -> list[Row]:
 
 def cpu(quick: bool) -> list[Row]:
     """10 ms items on two workers."""
-    n, iterations = (100 if quick else 1000), calibrated(10)
+    n, iterations = (100 if quick else 600), calibrated(10)
     ours, pool = in_turns(
         1 if quick else 5,
         lambda: run("ours.py", "cpu", n, BENCH_ITERATIONS=iterations),
