@@ -23,7 +23,9 @@ from routilux_mp import (
     QueueOutputHandler,
 )
 from routilux_mp._curtain import Curtain
-from routilux_mp._history import History, Timestamp
+from routilux_mp._history import History, Timestamp, serialized
+from routilux_mp._shown import records_of
+from routilux_mp._worker.records import HistoryItem
 
 
 def filled() -> JobState:
@@ -298,6 +300,14 @@ def test_timestamps(make: Any) -> None:
     assert Timestamp.of(aware).tzinfo is None
     assert Timestamp.of(Timestamp.of(0).astimezone()).tzinfo is None
     assert Timestamp.of(aware).timestamp() == aware.timestamp()
+
+
+def test_each_record_has_its_own_time() -> None:
+    times_ns = [0, 0, 10**18, 10**18, 10**18 + 5_000, 0]
+    records = list(records_of(HistoryItem("r", "e", {"n": n}, time_ns) for n, time_ns in enumerate(times_ns)))
+    assert [record.timestamp for record in records] == [Timestamp.of(time_ns) for time_ns in times_ns]
+    assert [record.data["n"] for record in records] == [0, 1, 2, 3, 4, 5]
+    assert serialized(records) == [record.serialize() for record in records]
 
 
 # -- tracker, registry ------------------------------------------------------------------------------
