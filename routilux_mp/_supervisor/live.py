@@ -225,7 +225,8 @@ class LiveJob:
             self.blobs.note(self.job, record)
         if len(self.blobs) > self._blobs_max or self.job.is_terminal:
             self.tenure.release_blobs(self.blobs.unused(self.job))
-            self._blobs_max = max(_BLOBS_HELD, 2 * len(self.blobs))
+            # Each look goes through all of them: many are left alone for longer than few.
+            self._blobs_max = max(_BLOBS_HELD, len(self.blobs) * 5 // 4)
 
     def spill(self, bytes_max: int) -> None:
         """Drop the payloads queued farthest back: they are in the log and are read back when they are due."""

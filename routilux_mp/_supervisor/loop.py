@@ -320,10 +320,17 @@ class Loop:
     def _pause_s(self) -> float:
         """How long to let happen what happens: while every core is busy, turns follow each other at a distance."""
         distance_ns = min(TURN_NS, int(TURN_SHARE * self.placement.busy_ns()))
-        if distance_ns > TURN_OF_MANY_NS and not (len(self.jobs) == 1 and self.placement.have_cores_of_their_own):
+        if distance_ns > TURN_OF_MANY_NS and not self._is_alone:
             distance_ns = TURN_OF_MANY_NS
         self.distance_ns = distance_ns
         return max(0, self._turned_ns + distance_ns - self.clock.monotonic_ns()) / 1e9 if distance_ns else 0.0
+
+    @property
+    def _is_alone(self) -> bool:
+        """One job, no worker waits for a core, and nothing lies in shared memory that a turn would release."""
+        if len(self.jobs) != 1 or not self.placement.have_cores_of_their_own:
+            return False
+        return not any(live.memory is not None and len(live.blobs) for live in self.jobs.values())
 
     def _timers(self, now: int) -> None:
         for job_id in self.attention.take_due(now):

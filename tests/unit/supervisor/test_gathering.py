@@ -9,14 +9,17 @@ import pytest
 
 from routilux_mp._core.batch import Batch
 from routilux_mp._core.effects import Work
-from routilux_mp._core.job import Job
+from routilux_mp._core.job import Job, Run
+from routilux_mp._core.records import Completed
 from routilux_mp._core.stimuli import Annotate, Completion, Emit, Pause, StateOp, Stimulus, Submit
 from routilux_mp._core.topology import ConnectionSpec, Topology
+from routilux_mp._serialization.packing import pack
 from routilux_mp._supervisor.commits import GATHER_NS
 from routilux_mp._supervisor.committer import InstantCommitter
 from routilux_mp._supervisor.live import LiveJob, NullTenure
 from routilux_mp._supervisor.loop import TURN_NS, TURN_OF_MANY_NS, TURN_SHARE, Loop
 from routilux_mp._supervisor.placement import Placement
+from routilux_mp._worker.spill import REFERENCE
 from routilux_mp.backends.base import Event, Message, Report, Started
 from routilux_mp.settings import Settings
 from tests.unit.core.core_bench import routine
@@ -238,6 +241,44 @@ def test_the_turns_of_more_workers_than_cores_are_closer(world: World) -> None:
     placement._pace_ns["code", "c"] = MS / 100
     world.turn()
     assert world.backend.pause_s == TURN_NS / 1e9
+
+
+def test_the_turns_of_a_job_that_holds_shared_memory_are_closer(world: World) -> None:
+    world.loop.placement._ahead_ns = 1e9
+    world.turn()
+    world.turn()
+    assert world.backend.pause_s == TURN_NS / 1e9
+    reference = REFERENCE + pack(("e0000001/a-1", 1 << 20, 0, 0, 1 << 20))
+    work = world.backend.given[0].pop(0)
+    emits = (Emit(0, Batch(1, reference)),)
+    done = Completion(work.dispatch, 1, emits, is_last=True, busy_ns=10 * MS)
+    world.backend.events.append(Report(work.worker, done, "j"))
+    world.clock.now += WAIT_NS
+    world.turn()
+    assert len(world.live.blobs) == 1
+    world.turn()
+    assert world.backend.pause_s == TURN_OF_MANY_NS / 1e9
+
+
+def test_payloads_in_shared_memory_go_when_a_quarter_more_is_there(world: World) -> None:
+    released: list[str] = []
+    live = world.live
+    live.tenure.release_blobs = released.extend  # type: ignore[method-assign,assignment]
+
+    def note(name: str, is_needed: bool) -> None:
+        batch = Batch(1, REFERENCE + pack((name, 1 << 20, 0, 0, 1 << 20)))
+        if is_needed:
+            live.job.routines[1].slots[0].append(Run(0, 0, 0, batch, 0, 1))
+        live._release_consumed([Completed(1, 0, (0, 1), (Emit(0, batch),))])
+
+    for n in range(40):
+        note(f"e0000001/needed-{n}", is_needed=True)
+    assert not released
+    for n in range(60):
+        note(f"e0000001/consumed-{n}", is_needed=False)
+        assert len(live.blobs) <= 50
+    assert set(released) == {f"e0000001/consumed-{n}" for n in range(len(released))}
+    assert len(released) + len(live.blobs) == 100
 
 
 def test_with_a_core_to_spare_turns_follow_at_once() -> None:
