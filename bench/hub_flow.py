@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import resource
 import sys
-import tempfile
 import time
 from typing import Any
 
 from ours import Pass, Sink, _flow, _run
-from work import report
+from work import fresh_folder, report
 
 from routilux_mp import Runtime
 from routilux_mp._core.records import Completed
@@ -63,7 +62,7 @@ def main() -> None:
     # As on a machine with a core for each: while all cores are busy, commits wait for company.
     os.cpu_count = lambda: _WORKERS
     flow = _flow(("sleep", Sleep(), _WORKERS), ("sink", Sink(), 1))
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+    with fresh_folder() as folder:
         # The description at the job's end is made once per job, and would count as if it were made per item.
         with Runtime(_WORKERS + 2, checkpoint_dir=folder, history_inline_max=1) as runtime:
             _run(runtime, flow, 4 * _WORKERS)

@@ -11,16 +11,14 @@ import importlib.metadata
 import logging
 import multiprocessing
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from work import report
+from work import fresh_folder, report
 
 _ARRAY_BYTES = int(os.environ.get("BENCH_ARRAY_BYTES", "10000000"))
 #: Promises that are out at a time, so that what waits does not fill the memory.
@@ -384,14 +382,12 @@ def main() -> None:
         for f in (pool, executor, copy, dask, ray_actors, ray_arrays, joblib_arrays, bytewax, bytewax_64,
                   bytewax_store, dbos, dbos_jobs, huey, huey_jobs, luigi, parsl)
     }  # fmt: skip
-    folder = tempfile.mkdtemp(prefix="bench-")
     try:
-        workloads[sys.argv[1]](int(sys.argv[2]), folder)
+        with fresh_folder() as folder:
+            workloads[sys.argv[1]](int(sys.argv[2]), folder)
     except (ModuleNotFoundError, importlib.metadata.PackageNotFoundError) as error:
         print(f"not installed: {error.name}", file=sys.stderr)
         sys.exit(MISSING)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from work import burn, cpu_s, report, started
+from work import burn, cpu_s, fresh_folder, report, started
 
 from routilux_mp import Flow, Routine, Runtime
 
@@ -225,11 +223,8 @@ def main() -> None:
     if len(sys.argv) > 3:
         workloads[name](n, sys.argv[3])
         return
-    folder = tempfile.mkdtemp(prefix="bench-")
-    try:
+    with fresh_folder() as folder:
         workloads[name](n, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

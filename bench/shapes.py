@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import sqlite3
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ours import Pass, Sink, Source, _flow, _run, log_bytes
-from work import burn, report
+from work import burn, fresh_folder, report
 
 from routilux_mp import Flow, Routine, Runtime
 
@@ -250,11 +248,8 @@ def main() -> None:
     workloads: dict[str, Callable[[int, str], None]] = {
         f.__name__: f for f in (hop, hop_reference, jobs, jobs_reference, arrays, array_queue, disk, stages, size)
     }
-    folder = tempfile.mkdtemp(prefix="bench-")
-    try:
+    with fresh_folder() as folder:
         workloads[sys.argv[1]](int(sys.argv[2]), folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +28,7 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from work import calibrated  # noqa: E402  (the folder is on the path only since the line above)
+from work import calibrated, fresh_folder  # noqa: E402  (the folder is on the path only since the line above)
 
 
 class Row(NamedTuple):
@@ -254,7 +253,7 @@ def resume(quick: bool) -> list[Row]:
 
 
 def _resumed_after(n: int) -> float:
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+    with fresh_folder() as folder:
         gate = Path(folder, "gate")
         jobs = Path(folder, "jobs")
         extra = {"BENCH_GATE": f"{n - 1}:{gate}"}
