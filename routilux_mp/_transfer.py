@@ -60,7 +60,7 @@ def import_job(supervisor: Supervisor, compiled: CompiledFlow, state: JobState, 
     if text is None:
         return _begin_anew(supervisor, compiled, state)
     from ._supervisor.adoption import Adoption, adopt
-    from ._supervisor.entering import pack_metadata
+    from ._supervisor.beginning import pack_metadata
 
     values = Values(document.job_id, supervisor.signer)
     own_entries = sum(method == "log" for method, _ in document.edits)

@@ -15,10 +15,9 @@ import re
 from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
-from .frames import COMMIT
 from .layout import BLOBS, parse_epoch
 from .place import Place
-from .reader import LogReader, LogRef
+from .reader import LogReader, LogRef, records_in
 
 _NAME: Final = re.compile(rb"e\d{7,10}/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -58,12 +57,12 @@ def find(
         for file in reader.epoch_files(epoch):
             if is_over():
                 return []
-            if file.header.kind == COMMIT:
-                for index, frame in enumerate(file.frames):
-                    found = names_in(frame) & left
-                    if found:
-                        unnamed -= found
-                        named(LogRef(epoch, file.header.number, index), frame)
+            for index in records_in(file):
+                frame = file.frames[index]
+                found = names_in(frame) & left
+                if found:
+                    unnamed -= found
+                    named(LogRef(epoch, file.header.number, index), frame)
     return sorted(unnamed)
 
 

@@ -49,10 +49,10 @@ class Writer:
     def nonce(self) -> bytes:
         return self._random(frames.TOKEN_BYTES)
 
-    def open_file(self, epoch: int, files: int, digest: bytes) -> tuple[bytes, bytes]:
-        """OPEN of `epoch`, which follows the SEAL with `digest`, file number `files` of its epoch."""
+    def open_file(self, epoch: int, files: int, digest: bytes, data: Sequence[Frame] = ()) -> tuple[bytes, bytes]:
+        """OPEN of `epoch`, which follows the SEAL with `digest`, file number `files` of its epoch; `data`: records."""
         document = self.info.to_document() | {"predecessor": {"files": files, "sha256": digest.hex()}}
-        return self.file(OPEN, epoch, 1, digest, [frames.encode_document(document)])
+        return self.file(OPEN, epoch, 1, digest, [frames.encode_document(document), *data])
 
     def seal_file(self, epoch: int, number: int, digest: bytes, reason: SealReason) -> tuple[bytes, bytes]:
         document = {"reason": reason, "host": self.info.host, "pid": self.info.pid, "token": self.info.token}
@@ -118,10 +118,7 @@ class Tenure:
         if self._rolling is not None:
             self._open_next()
         raw, digest = self._writer.file(COMMIT, self.epoch, self.number + 1, self._digest, data)
-        if len(raw) > COMMIT_FILE_BYTES_MAX:
-            raise UsageError(
-                f"a commit of {len(raw)} bytes is more than {COMMIT_FILE_BYTES_MAX}; put large data into blobs"
-            )
+        check_size(raw)
         self._put(raw, digest)
 
     def should_roll(self, snapshot_bytes_estimate: int, blob_bytes: int = 0) -> bool:
@@ -319,14 +316,24 @@ class NewDirs(NamedTuple):
     at: int
 
 
+def check_size(raw: bytes) -> None:
+    """Nothing larger is ever read."""
+    if len(raw) > COMMIT_FILE_BYTES_MAX:
+        raise UsageError(
+            f"a commit of {len(raw)} bytes is more than {COMMIT_FILE_BYTES_MAX}; put large data into blobs"
+        )
+
+
 def put_open(
-    place: Place, writer: Writer, epoch: int, files: int, seal_digest: bytes, new: NewDirs | None = None
-) -> bytes | None:
+    place: Place, writer: Writer, epoch: int, files: int, seal_digest: bytes, new: NewDirs | None = None,
+    data: Sequence[Frame] = (),
+) -> bytes | None:  # fmt: skip
     """Put OPEN of `epoch`: its digest when ours stands, None when another's does.
 
-    The directories are made, unless they are `new`, and open.
+    The directories are made, unless they are `new`, and open. `data`: the epoch's first records.
     """
-    raw, digest = writer.open_file(epoch, files, seal_digest)
+    raw, digest = writer.open_file(epoch, files, seal_digest, data)
+    check_size(raw)
     where = place.where(EPOCHS, epoch_name(epoch), commit_name(1))
     with blocked(where):
         tmp = place.root.handle(TMP)

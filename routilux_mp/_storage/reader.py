@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ..errors import CheckpointDamaged
 from . import frames
@@ -29,6 +29,11 @@ class LogRef(NamedTuple):
     epoch: int
     commit: int
     frame: int
+
+
+#: Where the first record of a job is that began with it, and of one whose first commit came after its OPEN.
+FIRST_RECORD: Final = LogRef(1, 1, 1)
+_FIRST_COMMITTED: Final = LogRef(1, 2, 0)
 
 
 @dataclass
@@ -128,9 +133,14 @@ class LogReader:
         if file is None or (file.header.epoch, file.header.number) != (epoch, number):
             file = self._find(epoch, number)
             self._recent = file
-        if file.header.kind != COMMIT or not 0 <= index < len(file.frames):
+        if index not in records_in(file):
             raise CheckpointDamaged(f"{self._where(epoch, number)} has no frame {index}, which the log refers to")
         return file.frames[index]
+
+    def first(self) -> bytes:
+        """The first record of the job; CheckpointDamaged as of :meth:`frame`."""
+        opened = self._recent = self._find(1, 1)
+        return self.frame(FIRST_RECORD if records_in(opened) else _FIRST_COMMITTED)
 
     def standing(self, epoch: int, number: int, digest: bytes) -> CheckpointFile:
         """The file that follows the one with `digest`; FileNotFoundError while it is not seen."""
@@ -147,7 +157,7 @@ class LogReader:
             file = self.file(epoch, number)
         except CheckpointDamaged:
             pass  # the archive may have it; when it has not, that is what is reported
-        if file is not None and file.header.kind == COMMIT:
+        if file is not None and file.header.kind in (OPEN, COMMIT):
             return file
         # A sealer that slept through a collection may have put a SEAL where a COMMIT was: the archive knows.
         try:
@@ -273,6 +283,13 @@ class LogReader:
 
     def _where(self, epoch: int, number: int) -> str:
         return f"{self._epochs}/{epoch_name(epoch)}/{commit_name(number)}"
+
+
+def records_in(file: CheckpointFile) -> range:
+    """Which frames of a commit file are records: all of a COMMIT, of an OPEN those after its document."""
+    if file.header.kind == COMMIT:
+        return range(len(file.frames))
+    return range(1, len(file.frames)) if file.header.kind == OPEN else range(0)
 
 
 def is_end_of(last: CheckpointFile | None, following: CheckpointFile) -> bool:

@@ -19,7 +19,7 @@ from .layout import ARCHIVE, EPOCHS, SNAPSHOTS, epoch_name, parse_epoch
 from .owner import OwnerInfo
 from .place import Place
 from .put import LOOK_AGAIN_S
-from .reader import LogReader, LogRef, Walk, document_of
+from .reader import LogReader, LogRef, Walk, document_of, records_in
 
 __all__ = ["JobLog", "LogRef", "read_job"]
 
@@ -97,6 +97,10 @@ class JobLog:
         """The bytes of one frame."""
         return self._reader.frame(ref)
 
+    def first(self) -> bytes:
+        """The bytes of the first record of the job."""
+        return self._reader.first()
+
     def continued(self) -> Walk:
         """What was written since this reading."""
         if self.epoch == 0:
@@ -168,7 +172,5 @@ def _read_once(place: Place, clock: Callable[[], float]) -> JobLog:
 
 def _frames(files: Iterator[CheckpointFile]) -> Iterator[tuple[LogRef, bytes]]:
     for file in files:
-        if file.header.kind == COMMIT:
-            epoch, number = file.header.epoch, file.header.number
-            for index, data in enumerate(file.frames):
-                yield LogRef(epoch, number, index), data
+        for index in records_in(file):
+            yield LogRef(file.header.epoch, file.header.number, index), file.frames[index]

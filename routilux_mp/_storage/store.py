@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from ..errors import CheckpointDamaged, StorageError
@@ -18,7 +18,7 @@ from ..settings import Settings
 from . import takeover, views
 from .control import Control
 from .files import FileSystem, let_go
-from .frames import TOKEN_BYTES
+from .frames import TOKEN_BYTES, Frame
 from .glance import Glance, glance
 from .layout import BLOBS, FLOW_VIEW, FORMAT_FILE, LOCK_FILE, STATE_VIEW, TMP, check_job_id, is_job_id
 from .lease import Heartbeat, Heartbeats
@@ -108,11 +108,17 @@ class Store:
             self._sweep(tmp)
             self._prepared = True
 
-    def create(self, job_id: str, flow_doc: bytes | None) -> Tenure:
-        """Begin a job. `UsageError` when one of this id exists. Without `flow_doc` the caller writes that view."""
+    def create(self, job_id: str, flow_doc: bytes | None, data: Sequence[Frame] = ()) -> Tenure:
+        """Begin a job, with its first records. Without `flow_doc` the caller writes that view.
+
+        Raises:
+            UsageError: a job of this id exists.
+            StorageBlocked: nothing has begun; it may be tried again.
+            OutcomeUnknown: it may have begun, with its records, and be taken over as it is.
+        """
         place = self.place(job_id)
         self.prepare()
-        return takeover.create(place, self._writer, flow_doc)
+        return takeover.create(place, self._writer, flow_doc, data)
 
     def read(self, job_id: str) -> JobLog:
         """A reading of the job; nothing is written. A job that only has views has position (0, 0).
@@ -204,6 +210,10 @@ class Store:
     def read_frame(self, job_id: str, ref: LogRef) -> bytes:
         """One frame, without reading the log up to there."""
         return LogReader(self.place(job_id)).frame(ref)
+
+    def read_first(self, job_id: str) -> bytes:
+        """The first record, without reading the log."""
+        return LogReader(self.place(job_id)).first()
 
     def control(self, job_id: str) -> Control:
         """The requests to a job."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
 from ..errors import CheckpointDamaged, CheckpointFormat, Fenced, StorageError, UsageError
 from .files import let_go
-from .frames import NO_PREDECESSOR, SEAL, CheckpointFile
+from .frames import NO_PREDECESSOR, SEAL, CheckpointFile, Frame
 from .layout import EPOCHS, FORMAT, FORMAT_FILE, SMALL_FILE_BYTES_MAX, TMP, commit_name, epoch_name
 from .log import NewDirs, Tenure, Writer, put_open
 from .place import Place
@@ -29,10 +30,11 @@ _FORMAT_DOCUMENT = {"format": FORMAT, "min_reader": FORMAT, "features": []}
 _FORMAT_BYTES = json.dumps(_FORMAT_DOCUMENT).encode("ascii")
 
 
-def create(place: Place, writer: Writer, flow_doc: bytes | None) -> Tenure:
+def create(place: Place, writer: Writer, flow_doc: bytes | None, data: Sequence[Frame] = ()) -> Tenure:
     """A new job: format.json, the OPEN of epoch 1, flow.json (unless its writer sees to that), in that order.
 
-    What a creator that died before its OPEN left behind is a job that never began, and is taken.
+    What a creator that died before its OPEN left behind is a job that never began, and is taken. `data`: the job's
+    first records, which stand with the OPEN or not at all (the first of them at `FIRST_RECORD`).
 
     Raises:
         UsageError: a job of this id exists.
@@ -48,14 +50,14 @@ def create(place: Place, writer: Writer, flow_doc: bytes | None) -> Tenure:
     try:
         if not place.root.lend_format(job):
             _put_format(place, job)
-        digest = put_open(place, writer, 1, 0, NO_PREDECESSOR, NewDirs((job, epochs, root), at))
+        digest = put_open(place, writer, 1, 0, NO_PREDECESSOR, NewDirs((job, epochs, root), at), data)
         if digest is None:
             raise _exists(place)
         is_ours = True
     finally:
         for handle in (epochs, job) if is_ours else (at, epochs, job):
             let_go(place.fs, handle)
-    tenure = Tenure(place, writer, epoch=1, digest=digest, made=(1, 0), at=at)
+    tenure = Tenure(place, writer, epoch=1, digest=digest, made=(1, sum(map(len, data))), at=at)
     if flow_doc is not None:
         try:
             tenure.write_flow_view(flow_doc)

@@ -7,15 +7,16 @@ it becomes the first record of its log here, so that it can be replayed like any
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._core.plain import to_plain
 from .._core.stimuli import Adopt
 from .._worker.records import encode_past
 from . import recovery
+from .beginning import enter, write_flow_view
 from .compiled import CompiledFlow, Edits
 from .cut import read_engine
-from .entering import enter
 from .live import LiveJob
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ def adopt(supervisor: Supervisor, flow: CompiledFlow, adoption: Adoption) -> Job
         tuple(supervisor.shipping.kept(job_id, code)),
     )
     edits = adoption.edits(job)
-    tenure = supervisor.begin_tenure(job_id, flow.flow_doc)
+    tenure = supervisor.begin_tenure(job_id)
     supervisor.shipping.allow(flow, code)
     live = LiveJob(recovery.new_job(job_id, settings), tenure, code.code_id)
     live.sent_before, live.recorded_before = job.sent_count, job.record_count
-    return enter(supervisor, live, stimulus, before=edits)
+    live.owed_flow = flow.flow_doc
+    return enter(supervisor, live, stimulus, before=edits, meanwhile=partial(write_flow_view, live, flow))

@@ -1,8 +1,8 @@
-"""How jobs come in: new ones, those to be resumed, those that nobody owns any more.
+"""How jobs come in that were begun before: those to be resumed, those that nobody owns any more.
 
-Not here: what becomes of them (``loop``), those of which only a document is there (``adoption``). The rule it
-owns: everything that can be refused is refused before anything is written, and when a caller has its handle,
-the job is durably on its way.
+Not here: new ones (``beginning``), what becomes of them (``loop``), those of which only a document is there
+(``adoption``). The rule it owns: everything that can be refused is refused before anything is written, and when a
+caller has its handle, the job is durably on its way.
 """
 
 from __future__ import annotations
@@ -10,31 +10,30 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from .._core import clocks
 from .._core.batch import Batch
 from .._core.job import Job
 from .._core.records import Adopted, Submitted
-from .._core.stimuli import Adopt, Cancel, Resume, StateOp, Stimulus, Submit, Tick
-from .._core.view import JobView
-from .._serialization.batch import decode_value, encode_batch, move_value
+from .._core.stimuli import Cancel, Resume, Stimulus, Submit, Tick
+from .._serialization.batch import decode_value, move_value
 from .._serialization.places import slot_place
 from .._storage.codec import batches_of, decode_record
 from .._storage.control import Answer
 from .._storage.replay import LogRef
-from .._storage.views import load_lock_library
 from ..backends.base import Code
-from ..errors import CheckpointDamaged, CodeChanged, Fenced, StorageError, UnknownName, UsageError
+from ..errors import CheckpointDamaged, CodeChanged, Fenced, UnknownName, UsageError
 from . import recovery, serving
+from .beginning import METADATA_PLACE, begin, enter, pack_metadata
 from .compiled import CompiledFlow, Edits
 from .handle import JobHandle
 from .live import LiveJob
 from .outputs import put_in_place
 from .owners import Owners
-from .recoding import CODE_PLACE, kept_by, kept_in, recode
+from .recoding import kept_by, kept_in, recode
 from .tenure import given_back_on_error
 from .unkept import NullTenure
 from .vigil import Heard
@@ -44,62 +43,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-METADATA_PLACE = b"metadata"
 #: Finds the flow of this id; None: the code that the job keeps is to be used.
 FlowOf = Callable[[str], CompiledFlow | None]
-
-
-def submit(
-    supervisor: Supervisor, flow: CompiledFlow, *, entry: str | None, slot: str | None, params: dict[str, Any] | None,
-    metadata: dict[str, Any] | None = None, job_id: str | None = None, timeout_s: float | None = None,
-    initial: Sequence[StateOp] = (),
-) -> JobHandle:  # fmt: skip
-    """A new job; it is durable, and on its way, when this returns. ``initial``: state that it starts with.
-
-    Raises:
-        NotShippable: code of the flow cannot be sent to workers, naming it.
-        EmissionNotSerializable: the parameters.
-        StorageError: the checkpoint directory cannot be used.
-    """
-    supervisor.start()
-    job_id = job_id or str(uuid.uuid4())
-    number = -1 if entry is None else flow.topology.index_of(entry)
-    if number is None:
-        raise UnknownName(f"Routine '{entry}' not found in flow")
-    index, batch = 0, None
-    if entry is not None:
-        slots = flow.topology.routines[number].slots
-        index = slots.index(slot) if slot in slots else 0
-    if entry is not None and params is not None:
-        batch = supervisor.encode(params, slot_place(job_id, entry, slots[index]))
-    limit_ns = 0 if timeout_s is None else max(1, int(timeout_s * 1e9))
-    stimulus = Submit(
-        flow.flow_id, flow.topology.to_plain(), number, index, batch, pack_metadata(metadata or {}), (),
-        tuple(initial), limit_ns,
-    )  # fmt: skip
-    return _begin(supervisor, flow, supervisor.shipping.code_of(flow), job_id, stimulus)
-
-
-def _begin(supervisor: Supervisor, flow: CompiledFlow, code: Code, job_id: str, stimulus: Submit) -> JobHandle:
-    shipping = supervisor.shipping
-    if shipping.ask(code):
-        _prepare_meanwhile(supervisor)
-    shipping.read_sources(flow, code)
-    shipping.load(code)
-    shipping.allow(flow, code)
-    tenure = supervisor.begin_tenure(job_id, None)
-    live = LiveJob(recovery.new_job(job_id, supervisor.settings), tenure, code.code_id)
-    live.owed_flow = flow.flow_doc
-    stimulus = stimulus._replace(code=tuple(shipping.kept(job_id, code)))
-
-    def write_flow_view() -> None:
-        if not isinstance(tenure, NullTenure):
-            try:
-                tenure.write_flow_view(flow.flow_doc)
-            except StorageError as error:  # the first commit meets the same disk, and says so
-                _log.warning("flow.json of job %s is written later: %s", job_id, error)
-
-    return enter(supervisor, live, stimulus, meanwhile=write_flow_view)
 
 
 def resume(
@@ -207,46 +152,11 @@ def adopt(supervisor: Supervisor, job_id: str, flow_of: FlowOf, epoch: int) -> J
 def preload(supervisor: Supervisor, job_id: str, flow_of: FlowOf) -> None:
     """Load the code of a job that another one owns, so that taking it over is quick, or it is known why not."""
     supervisor.start()
-    frame = supervisor.store.read_frame(job_id, CODE_PLACE)
+    frame = supervisor.store.read_first(job_id)
     record = decode_record(frame)
     flow = flow_of(record.flow_id) if isinstance(record, (Submitted, Adopted)) else None
     shipping = supervisor.shipping
     shipping.load(shipping.code_of(flow) if flow is not None else shipping.stored(job_id, kept_in(frame)))
-
-
-def enter(
-    supervisor: Supervisor, live: LiveJob, stimulus: Submit | Adopt | Resume | Tick | Cancel,
-    requests: Sequence[Heard] = (), before: Sequence[Stimulus] = (), meanwhile: Callable[[], None] = lambda: None,
-) -> JobHandle:  # fmt: skip
-    """Take the job into the loop and wait until it is durable that it goes on. ``before``: what happens before that.
-
-    When its first commit is blocked (disk full) that is waited for no longer than ``settle_s``: the job goes on by
-    itself when it can be written, and its view says what it waits for.
-
-    ``meanwhile``: what the caller does while the first commit is on its way.
-    """
-    handle = supervisor.hold(live)
-
-    def begin() -> None:
-        # What is not there yet, or has failed, can be changed afterwards only; nothing is given out before all of it.
-        is_later = live.job.is_terminal or live.job.status == "pending"
-        first, *more = (stimulus, *before) if is_later else (*before, stimulus)
-        supervisor.loop.add(live, first)
-        for one in more:
-            supervisor.loop.happen(live, one, supervisor.clock.now_ns())
-        for heard in requests:
-            if supervisor.loop.keeper is not None:
-                supervisor.loop.keeper.ask(live, heard, supervisor.clock.now_ns())
-
-    supervisor.call(begin)
-    meanwhile()
-    handle.wait(lambda v: _goes_on(v) or v.blocked is not None)
-    handle.wait(_goes_on, supervisor.settings.settle_s)
-    return handle
-
-
-def _goes_on(view: JobView) -> bool:
-    return view.version > 0 and view.status != "pending"
 
 
 def _take(
@@ -315,7 +225,7 @@ def _run_again(supervisor: Supervisor, reading: recovery.Reading, flow: Compiled
         flow.flow_id, flow.topology.to_plain(), entry, flow.topology.routines[entry].slots.index(slot), batch,
         pack_metadata({**metadata, "rerun_of": job.job_id}), limit_ns=job.limit_ns,
     )  # fmt: skip
-    handle = _begin(supervisor, flow, code, job_id, stimulus)
+    handle = begin(supervisor, flow, code, job_id, stimulus)
     _take(supervisor, reading, flow, Cancel(f"its code has changed: it runs again as job {job_id}"), "reuse")
     return handle
 
@@ -383,14 +293,3 @@ def _show_answers(supervisor: Supervisor, job: Job) -> None:
             control.put_answer(Answer(request_id, not reason, reason))
         elif job.has_answered(request_id):
             control.sweep(job.answered_low)
-
-
-def pack_metadata(metadata: dict[str, Any]) -> bytes:
-    return encode_batch([metadata], None, METADATA_PLACE).data if metadata else b""
-
-
-def _prepare_meanwhile(supervisor: Supervisor) -> None:
-    """While the nursery starts and loads: what the first job would wait for."""
-    if supervisor.is_durable:
-        supervisor.store.prepare()
-        load_lock_library()

@@ -70,9 +70,10 @@ def _lets_nothing_run(record: object) -> bool:
 class LiveJob:
     """One job in the loop. Only the loop's thread touches it, but for :attr:`view` and the condition."""
 
-    def __init__(self, job: Job, tenure: Tenure, code_id: str) -> None:
+    def __init__(self, job: Job, tenure: Tenure | None, code_id: str) -> None:
+        """``tenure``: None for a job that begins; it comes when its first records stand."""
         self.job = job
-        self.tenure = tenure
+        self.tenure: Tenure = tenure  # type: ignore[assignment]
         self.code_id = code_id
         self.memory = tenure if isinstance(tenure, NullTenure) else None
         self.found_ns = 0  # when the job had changed last, as this process found it; 0: it began here
@@ -141,6 +142,11 @@ class LiveJob:
         return bool(self.records) or self.is_dirty or self.is_doubted or self.is_writing_views or is_behind
 
     @property
+    def has_begun(self) -> bool:
+        """There is a right to commit: its first records stand, or are the next commit."""
+        return self.tenure is not None
+
+    @property
     def is_committing(self) -> bool:
         """A commit or a seal is on its way, or blocked: nothing further is taken before it has come back."""
         return self.in_flight is not None or self.is_sealing
@@ -200,7 +206,8 @@ class LiveJob:
 
     def _encode(self, records: Sequence[Durable], steps: Sequence[int]) -> list[list[bytes]]:
         """Commit files, each no larger than it may be; what happened in one step goes into one."""
-        epoch, first = self.tenure.next_position()
+        epoch, first = self.tenure.next_position() if self.has_begun else (1, 1)
+        before = 0 if self.has_begun else 1  # an OPEN has its document before its records
         files: list[list[bytes]] = [[]]
         size = begin = 0
         for end in steps:
@@ -211,7 +218,7 @@ class LiveJob:
             for record in records[begin:end]:
                 self.blobs.note(self.job, record)
                 for k, batch in enumerate(batches_of(record)):
-                    batch.ref = (epoch, commit, len(frames), k)
+                    batch.ref = (epoch, commit, before + len(frames), k)
                 frame = encode_record(record)
                 frames.append(frame)
                 size += len(frame)

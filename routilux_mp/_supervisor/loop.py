@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from .._core import policy, select
 from .._core.effects import Dropped, Effect, Ended, GoOn, Kill, Revoke, Unreadable, Work
-from .._core.stimuli import Stimulus, Tick
+from .._core.stimuli import Stands, Stimulus, Tick
 from ..backends.base import Backend, CodeReady, CodeRefused, Died, Event, Forget, Printed, Report, Started
 from ..errors import (
     BackendError,
@@ -118,6 +118,12 @@ class Loop:
         if any(spec.timeout_s for spec in live.job.topology.routines):
             self.attention.limited[live.job.job_id] = None
         self.feeding.warm_up(live)
+
+    def add_begun(self, live: LiveJob, number: int, owed: Sequence[Effect]) -> None:
+        """Take in a job whose first records stand, as its commit ``number``; ``owed``: what follows from them."""
+        self.add(live, Stands(number))
+        for effect in owed:
+            self.alone(live, self._perform, live, effect, self.clock.now_ns())
 
     def happen(self, live: LiveJob, stimulus: Stimulus, now: int) -> None:
         """Step one job and perform what it asks for."""

@@ -7,7 +7,7 @@ has not been used yet, and code that will not be used any more, may change as it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._core.batch import Batch
 from .._core.job import Job
@@ -20,9 +20,6 @@ from ..errors import CheckpointDamaged, CodeChanged
 
 if TYPE_CHECKING:
     from .._storage.replay import JobLog
-
-#: Where the code of a job is: the first frame of its first commit.
-CODE_PLACE: Final = LogRef(1, 2, 0)
 
 
 class Kept(NamedTuple):
@@ -43,7 +40,7 @@ def kept_in(frame: bytes) -> Kept:
 def kept_by(job: Job, log: JobLog) -> Kept:
     """The code that the job goes on with if nobody brings another."""
     if job.code is None:
-        return kept_in(log.read(CODE_PLACE))
+        return kept_in(log.first())
     data = job.code.data
     if data is None:
         assert job.code.ref is not None, "what is neither in memory nor in the log does not exist"

@@ -17,6 +17,7 @@ from .._storage.codec import batches_of, decode_record
 from .._storage.layout import BLOBS, epoch_name
 from .._storage.log import Tenure as DurableTenure
 from .._storage.replay import LogRef
+from .._worker.spill import PayloadReader
 from ..backends.base import Backend, JobInfo
 from ..errors import StorageError
 from .commits import MakeViews
@@ -114,6 +115,15 @@ def read_batch(store: Store, live: LiveJob, batch: Batch) -> bytes:
     data = list(batches_of(record))[number].data
     assert data is not None
     return data
+
+
+def payloads_of(store: Store, live: LiveJob) -> PayloadReader:
+    """Opens the payloads of a job, also those that lie in blobs."""
+    if live.payloads is None:
+        is_kept = live.memory is None  # else its files are nobody else's
+        folder = store.view_paths(live.job.job_id).job if live.memory is None else live.memory.shared_dir
+        live.payloads = PayloadReader(None if folder is None else f"{folder}/{BLOBS}/-", is_copying=is_kept)
+    return live.payloads
 
 
 def _blob_dir(store: Store, live: LiveJob) -> str | None:

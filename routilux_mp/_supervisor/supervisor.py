@@ -10,8 +10,8 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import ExitStack
+from concurrent.futures import Future, InvalidStateError
+from contextlib import ExitStack, suppress
 from typing import Any, Literal, TypeVar
 
 from .._core.batch import Batch
@@ -19,14 +19,13 @@ from .._core.stimuli import Close, StateOp
 from .._serialization.batch import encode_batch
 from .._serialization.limits import check_size
 from .._serialization.signing import Signer
-from .._storage.layout import BLOBS
 from .._storage.log import Tenure as DurableTenure
 from .._storage.store import Store
 from .._worker.spill import PayloadReader
 from ..backends.base import Backend
 from ..errors import BackendError, HandedOver, RoutiluxError, RuntimeClosed, UsageError
 from ..settings import Settings
-from . import entering, serving
+from . import beginning, entering, serving
 from .clock import SystemClock, deadline_of
 from .commits import LAST_VIEWS, MakeViews, Views
 from .committer import Committer, InstantCommitter, ThreadCommitter
@@ -85,8 +84,8 @@ class Supervisor:
         metadata: dict[str, Any] | None = None, job_id: str | None = None, timeout_s: float | None = None,
         initial: Sequence[StateOp] = (),
     ) -> JobHandle:  # fmt: skip
-        """See :func:`entering.submit`."""
-        return entering.submit(
+        """See :func:`beginning.submit`."""
+        return beginning.submit(
             self, flow, entry=entry, slot=slot, params=params, metadata=metadata, job_id=job_id,
             timeout_s=timeout_s, initial=initial,
         )  # fmt: skip
@@ -103,18 +102,17 @@ class Supervisor:
         """See :func:`entering.preload`."""
         entering.preload(self, job_id, flow_of)
 
-    def begin_tenure(self, job_id: str, flow_doc: bytes | None) -> DurableTenure | NullTenure:
-        """The right to commit to a new job; without ``flow_doc`` the caller writes flow.json."""
+    def begin_tenure(self, job_id: str, first: Sequence[bytes] = ()) -> DurableTenure | NullTenure:
+        """The right to commit to a new job, which begins with these records; the caller writes flow.json."""
         if self.is_durable:
-            return self.store.create(job_id, flow_doc)
+            return self.store.create(job_id, None, first)
         with self._lock:
             folder = self._backend_or_fail().shared_dir()
         return NullTenure(self.settings.history_inline_max, None if folder is None else f"{folder}/{job_id}")
 
     def hold(self, live: LiveJob) -> JobHandle:
         """A handle for the job."""
-        handle = JobHandle(self, live)
-        live.handle = handle
+        handle = live.handle = JobHandle(self, live)
         self._handles[handle.job_id] = handle
         return handle
 
@@ -207,6 +205,14 @@ class Supervisor:
 
         From a handler in that very thread (inline backend) it is only noted, and None returned.
         """
+        future = self.tell(function)
+        if threading.current_thread() is self._thread:
+            future.add_done_callback(_log_failure)
+            return None
+        return self.wait_for(future, "it has been done")
+
+    def tell(self, function: Callable[[], T]) -> Future[T]:
+        """Have ``function`` run in the loop's thread; what becomes of it is in what is returned."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -215,19 +221,19 @@ class Supervisor:
             except Exception as error:  # it is the caller's
                 future.set_exception(error)
 
-        if threading.current_thread() is self._thread:
-            future.add_done_callback(_log_failure)
-            self.loop.commands.append(run)
-            return None
-        if not self._is_there:
+        if threading.current_thread() is not self._thread and not self._is_there:
             raise self._gone()
         self._calls.add(future)
-        try:
-            self.loop.commands.append(run)
-            self._backend_or_fail().wake()
-            return self.wait_for(future, "it has been done")
-        finally:
-            self._calls.discard(future)
+        future.add_done_callback(self._calls.discard)
+        self.loop.commands.append(run)
+        self._backend_or_fail().wake()
+        if self._has_left:  # whoever clears away may have looked before
+            self._give_up(future)
+        return future
+
+    def _give_up(self, future: Future[Any]) -> None:
+        with suppress(InvalidStateError):  # it has been done, or told, meanwhile
+            future.set_exception(self._gone())
 
     def wait_for(self, future: Future[T], what: str) -> T:
         """What the loop will say; ``what``: in an error, for those who cannot wait for it.
@@ -332,8 +338,8 @@ class Supervisor:
             stack.callback(self._printer.close)
             stack.callback(self.store.close)
             if self._vigil is not None:
-                left = (x for x in jobs if isinstance(x.lost, HandedOver))
-                stack.callback(self._vigil.close, {x.job.job_id: x.tenure.next_position()[0] for x in left})
+                epochs = {x.job.job_id: x.tenure.next_position()[0] for x in jobs if isinstance(x.lost, HandedOver)}
+                stack.callback(self._vigil.close, epochs)
             stack.callback(self.loop.commits.close)
             for live in jobs:
                 stack.callback(live.tenure.close)
@@ -342,8 +348,7 @@ class Supervisor:
             stack.callback(self._backend_or_fail().close)
             stack.callback(self._keep_results)
             for future in list(self._calls):
-                if not future.done():
-                    future.set_exception(self._gone())
+                self._give_up(future)
             for live in jobs:
                 if live.lost is None:
                     error = BackendError(f"the supervisor has left job {live.job.job_id}; resume it to go on")
@@ -386,15 +391,10 @@ class Supervisor:
 
     def payloads(self, live: LiveJob) -> PayloadReader:
         """Opens the payloads of a job, also those that lie in blobs."""
-        if live.payloads is None:
-            is_kept = live.memory is None  # else its files are nobody else's
-            folder = self.store.view_paths(live.job.job_id).job if live.memory is None else live.memory.shared_dir
-            live.payloads = PayloadReader(None if folder is None else f"{folder}/{BLOBS}/-", is_copying=is_kept)
-        return live.payloads
+        return serving.payloads_of(self.store, live)
 
 
 def _log_failure(future: Future[Any]) -> None:
     """Of what a handler has asked for and could not wait for."""
-    error = future.exception()
-    if error is not None:
+    if error := future.exception():
         log.error("what a handler asked for could not be done", exc_info=error)

@@ -20,9 +20,9 @@ from .vigil import Heard, Vigil
 from .wishes import Encode, ask_of
 
 if TYPE_CHECKING:
-    from .._storage.log import Tenure
     from .live import LiveJob
     from .loop import Loop
+    from .unkept import Tenure
 
 log = logging.getLogger(__name__)
 
