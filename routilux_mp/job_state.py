@@ -320,7 +320,8 @@ class JobState(Messages, Serializable):
         with self._lock:
             before = self._source
             notes = before if isinstance(before, Document) else before.notes
-            live = LiveJob(handle, signer, Document(metadata=before.metadata, output_log=before.output_log))
+            own = Document(job_id=handle.job_id, metadata=before.metadata, output_log=before.output_log)
+            live = LiveJob(handle, signer, own)
             self._source = live
             for method, arguments in notes.edits if notes is not None else ():
                 getattr(live, method)(*arguments)

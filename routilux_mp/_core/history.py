@@ -35,12 +35,12 @@ class HistoryFold:
         self._entry = -1
 
     def attach(self, topology: Topology, entry: int) -> None:
-        """Go on in the middle, after a snapshot."""
+        """The flow is known, and so is where it was entered: after a snapshot, or from the job itself."""
         self.topology, self._entry = topology, entry
 
     def entries(self, record: Record) -> Iterator[HistoryEntry]:
         if isinstance(record, Submitted):
-            self.topology = Topology.from_plain(record.topology)
+            self.topology = self.topology or Topology.from_plain(record.topology)
             self._entry = record.entry
             if record.batch is not None:
                 yield HistoryEntry(record.entry, "start", record.time_ns, record.batch)

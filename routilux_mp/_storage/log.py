@@ -39,6 +39,7 @@ class Writer:
     ) -> None:
         self.owner = owner
         self.info = info
+        self._document = info.to_document()
         self.clock = clock
         self.cost = ReplayCost()
         self.handles = Handles()
@@ -51,7 +52,7 @@ class Writer:
 
     def open_file(self, epoch: int, files: int, digest: bytes, data: Sequence[Frame] = ()) -> tuple[bytes, bytes]:
         """OPEN of `epoch`, which follows the SEAL with `digest`, file number `files` of its epoch; `data`: records."""
-        document = self.info.to_document() | {"predecessor": {"files": files, "sha256": digest.hex()}}
+        document = self._document | {"predecessor": {"files": files, "sha256": digest.hex()}}
         return self.file(OPEN, epoch, 1, digest, [frames.encode_document(document), *data])
 
     def seal_file(self, epoch: int, number: int, digest: bytes, reason: SealReason) -> tuple[bytes, bytes]:

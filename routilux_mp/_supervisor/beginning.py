@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,11 @@ from .._serialization.places import slot_place
 from .._storage.log import Tenure as DurableTenure
 from .._storage.views import load_lock_library
 from ..backends.base import Code
-from ..errors import StorageBlocked, StorageError, UnknownName
+from ..errors import RoutiluxError, RuntimeClosed, StorageBlocked, StorageError, UnknownName
 from . import recovery
 from .compiled import CompiledFlow
 from .handle import JobHandle
 from .live import LiveJob
-from .tenure import given_back_on_error
 from .vigil import Heard
 
 if TYPE_CHECKING:
@@ -105,16 +104,21 @@ def _begin_with_records(supervisor: Supervisor, live: LiveJob, stimulus: Submit)
         live.tenure = supervisor.begin_tenure(live.job.job_id, frames)
     live.stands(number)
     handle = supervisor.hold(live)
-    with given_back_on_error(live.tenure):
+    try:
         taken = supervisor.tell(lambda: supervisor.loop.add_begun(live, number, owed))
-    taken.add_done_callback(partial(_lose_unless_taken, live))
+    except RuntimeClosed as error:
+        _give_back(live, error)
+        raise
+    taken.add_done_callback(lambda taken: _give_back(live, taken.exception()))
     return handle
 
 
-def _lose_unless_taken(live: LiveJob, taken: Future[None]) -> None:
-    error = taken.exception()
+def _give_back(live: LiveJob, error: BaseException | None) -> None:
+    """A job that the loop has not taken can be gone on with by anybody."""
     if error is not None:
         live.lose(error)
+        with suppress(RoutiluxError):
+            live.tenure.seal("handover")
         live.tenure.close()
 
 

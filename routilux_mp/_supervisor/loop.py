@@ -121,7 +121,7 @@ class Loop:
 
     def add_begun(self, live: LiveJob, number: int, owed: Sequence[Effect]) -> None:
         """Take in a job whose first records stand, as its commit ``number``; ``owed``: what follows from them."""
-        self.add(live, Stands(number))
+        self.alone(live, self.add, live, Stands(number))
         for effect in owed:
             self.alone(live, self._perform, live, effect, self.clock.now_ns())
 

@@ -10,6 +10,7 @@ import pytest
 
 from routilux_mp import ErrorHandler, Flow, JobState, Routine, Runtime
 from routilux_mp._storage.log import Tenure
+from routilux_mp._storage.store import Store
 from routilux_mp.errors import StorageBlocked
 
 
@@ -24,15 +25,21 @@ def make_flow() -> Flow:
 
 @pytest.fixture
 def has_room(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Commits are blocked until this is set."""
-    event, commit = threading.Event(), Tenure.commit
+    """Commits are blocked until this is set; only an OPEN without records still finds room."""
+    event, commit, create = threading.Event(), Tenure.commit, Store.create
 
     def commit_if_there_is_room(self: Tenure, data: Sequence[bytes]) -> None:
         if not event.is_set():
             raise StorageBlocked("no space left")
         commit(self, data)
 
+    def create_if_there_is_room(self: Store, job_id: str, flow_doc: bytes | None, data: Sequence[bytes] = ()) -> Tenure:
+        if data and not event.is_set():
+            raise StorageBlocked("no space left")
+        return create(self, job_id, flow_doc, data)
+
     monkeypatch.setattr(Tenure, "commit", commit_if_there_is_room)
+    monkeypatch.setattr(Store, "create", create_if_there_is_room)
     return event
 
 

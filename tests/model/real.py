@@ -24,6 +24,8 @@ from tests.support.memory import MemoryFiles, Node
 from tests.support.stores import BASE, JOB, make_store
 from tests.support.turns import Actor, Stage
 
+#: Stands with the OPEN of epoch 1, which in the model is where everything begins.
+FIRST = b"-1"
 BLOB = "input-1"
 BLOB_NAME = f"e0000001/{BLOB}"
 _WATCHED = re.compile(rf"c\d{{8}}|e\d{{7}}|{BLOB}")
@@ -87,7 +89,7 @@ class RealProcess:
 
     def create(self) -> None:
         """Begin the job, with the blob that task 0 uses up."""
-        self._own(self._store.create(JOB, b"{}"))
+        self._own(self._store.create(JOB, b"{}", [FIRST]))
         assert self.tenure is not None
         self.tenure.put_blob(BLOB, [b"content"])
 
@@ -204,7 +206,9 @@ class RealProcess:
 
 def tasks_of(log: JobLog) -> Tasks:
     state = log.snapshot or b""
-    return tuple(int(task) for task in state.split(b",") if task) + tuple(int(data) for _, data in log.frames())
+    return tuple(int(task) for task in state.split(b",") if task) + tuple(
+        int(data) for _, data in log.frames() if data != FIRST
+    )
 
 
 def released_in(log: JobLog) -> int:

@@ -14,7 +14,7 @@ import pytest
 
 from routilux_mp._storage.housekeeping import Housekeeper
 from tests.model.protocol import moves
-from tests.model.real import RealProcess, real_disk
+from tests.model.real import FIRST, RealProcess, real_disk
 from tests.model.state import SEAL, Move, Process, Rules, Size, first_disk, fresh_reading, record_at
 from tests.support.memory import MemoryFiles
 from tests.support.stores import truth
@@ -89,7 +89,9 @@ class Replay:
             if model.role == "own":
                 assert (real.position, real.done) == ((model.epoch, model.number), model.done), trace
         fresh = fresh_reading(self.disk, from_snapshot=False)
-        assert tuple(int(data) for data in truth(self._files)) == fresh, trace
+        first, *after = truth(self._files)
+        assert first == FIRST, trace
+        assert tuple(int(data) for data in after) == fresh, trace
 
     # -- choosing --------------------------------------------------------------------------------
 

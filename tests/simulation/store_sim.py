@@ -68,6 +68,8 @@ class World:
             self.fault_share = self.crash_share = self.sleep_share = 0.0
             self.tasks, self.roll_share, self.patience, self.sleep_before_put_share = 24, 0.3, 0.6, 0.1
         self.races_to_create = draw([True, False])
+        #: What stands with the OPEN of a new job.
+        self.first_batch = [b"0"] if seed % 2 else []
         self.now = 0.0
         self.calls = 0
         self.is_over = False
@@ -156,7 +158,8 @@ class World:
             self.demand(epoch + 1 in self.owners, f"a SEAL in place of a file of live epoch {epoch}")
             self.late_seals += 1
             return
-        tasks = tuple(int(data) for data in file.frames) if kind == COMMIT else ()
+        records = {OPEN: file.frames[1:], COMMIT: file.frames}.get(kind, ())
+        tasks = tuple(int(data) for data in records)
         self.first.setdefault(place, Placed(kind, file.digest, tasks))
 
     def demand(self, holds: bool, what: str) -> None:
@@ -234,7 +237,10 @@ class Incarnation:
         while world.random.random() < world.patience:
             world.doze()
         if JOB not in store.jobs():
-            return store.create(JOB, b'{"flow": 1}'), []
+            tenure = store.create(JOB, b'{"flow": 1}', world.first_batch)
+            done = list(map(int, world.first_batch))
+            world.acknowledged += done
+            return tenure, done
         log = store.read(JOB)
         if log.seal_reason == "ended":
             return None
@@ -318,7 +324,7 @@ def _run(world: World) -> None:
             incarnation.is_alive = False
 
     if not world.races_to_create:
-        make_store(world.disk, seed=0).create(JOB, b'{"flow": 1}').close()
+        make_store(world.disk, seed=0).create(JOB, b'{"flow": 1}', world.first_batch).close()
         _adopt(world)
     for number in range(world.processes):
         world.stage.enter(f"process {number}", process)

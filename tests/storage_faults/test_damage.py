@@ -13,6 +13,7 @@ from routilux_mp.errors import CheckpointDamaged, CheckpointFormat, StorageError
 from tests.support.memory import File, MemoryFiles, Symlink
 from tests.support.stores import BASE, JOB, committed, make_store, truth
 
+#: The first of them with the OPEN.
 COMMITTED = [b"one", b"two", b"", b"three" * 3, b"four", b"five"]
 
 
@@ -20,8 +21,7 @@ def a_job(*, housekeeping: bool = True) -> MemoryFiles:
     """Three ended epochs and a living one: all kinds of files. Without housekeeping nothing is archived."""
     disk = MemoryFiles()
     with make_store(disk) as store:
-        tenure = store.create(JOB, b'{"flow": [1, 2]}')
-        tenure.commit(COMMITTED[:1])
+        tenure = store.create(JOB, b'{"flow": [1, 2]}', COMMITTED[:1])
         for at, data in ((2, COMMITTED[1:3]), (3, COMMITTED[3:4]), (4, COMMITTED[4:5])):
             tenure.commit(data)
             tenure.roll(b"state at %d" % at)
@@ -72,10 +72,12 @@ def reader_of(kind: str) -> tuple[bytes, Callable[[bytes], object]]:
     match kind:
         case "OPEN":
             return disk.files(BASE)[f"{BASE}/epochs/e0000002/c00000001"], lambda raw: frames.decode(raw, "OPEN")
+        case "OPEN with records":
+            return disk.files(BASE)[f"{BASE}/epochs/e0000001/c00000001"], lambda raw: frames.decode(raw, "OPEN")
         case "COMMIT":
             return disk.files(BASE)[f"{BASE}/epochs/e0000004/c00000002"], lambda raw: frames.decode(raw, "COMMIT")
         case "SEAL":
-            return disk.files(BASE)[f"{BASE}/epochs/e0000001/c00000004"], lambda raw: frames.decode(raw, "SEAL")
+            return disk.files(BASE)[f"{BASE}/epochs/e0000001/c00000003"], lambda raw: frames.decode(raw, "SEAL")
         case "snapshot":
             return through(f"{BASE}/snapshots/e0000004", lambda: snapshots.read(place, 4))
         case "archive":
@@ -94,7 +96,10 @@ def reader_of(kind: str) -> tuple[bytes, Callable[[bytes], object]]:
     raise AssertionError(kind)
 
 
-KINDS = ["OPEN", "COMMIT", "SEAL", "snapshot", "archive", "format.json", "flow.json", "job_state.json", "blob"]
+KINDS = [
+    "OPEN", "OPEN with records", "COMMIT", "SEAL", "snapshot", "archive", "format.json", "flow.json", "job_state.json",
+    "blob",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -33,7 +33,9 @@ class Life:
         self.was_created = False
 
     def live(self, store: Store) -> None:
-        tenure = store.create(JOB, b'{"flow": 1}')
+        self.attempted.append(b"first")
+        tenure = store.create(JOB, b'{"flow": 1}', [b"first"])
+        self.acknowledged.append(b"first")
         self.was_created = True
         for round_number in range(4):
             self._commit(tenure, b"a%d" % round_number, b"b%d" % round_number)

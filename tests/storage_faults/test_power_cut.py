@@ -30,11 +30,11 @@ BLOB_PUT, BLOB_RELEASED = 12, 33
 
 
 def live(fs: RecordingFiles, commits: int) -> None:
-    """The life; each commit is two frames, marked when it has been acknowledged."""
+    """The life; each commit is two frames, marked when it has been acknowledged; the first goes with the OPEN."""
     store = make_store(fs, seed=1)
-    tenure = store.create(JOB, b"{}")
-    fs.mark(0)
-    for number in range(commits):
+    tenure = store.create(JOB, b"{}", [b"0a", b"0b"])
+    fs.mark(1)
+    for number in range(1, commits):
         if number == BLOB_PUT:
             tenure.put_blob("one", [b"large" * 100])
         tenure.commit([b"%da" % number, b"%db" % number])

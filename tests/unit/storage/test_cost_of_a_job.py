@@ -58,6 +58,16 @@ def test_how_often_a_job_waits_for_the_disk(disk: CountingFiles) -> None:
     assert not disk.handles
 
 
+def test_what_a_job_begins_with_costs_nothing_more(disk: CountingFiles) -> None:
+    store = make_store(disk)
+    begin(store, "first")
+    disk.taken()
+    tenure = store.create("second", None, [b"1", b"2"])
+    assert disk.taken() == 5
+    tenure.close()
+    assert truth(disk, "second") == [b"1", b"2"]
+
+
 def test_the_format_is_one_file_for_a_number_of_jobs(disk: CountingFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(place, "FORMAT_LINKS_MAX", 2)
     store = make_store(disk)
