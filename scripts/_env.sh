@@ -21,6 +21,7 @@ need_env() {
     stamp=".venv/.installed-${extras//,/-}"
     digest="$(cksum <pyproject.toml) $PWD"
     if [ -x "$PY" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$digest" ]; then
+        compile_once
         return 0
     fi
     mkdir -p .cache
@@ -40,4 +41,11 @@ need_env() {
     "${pip[@]}" install --quiet --disable-pip-version-check --editable ".[$extras]" || return 1
     printf '%s' "$digest" >"$stamp"
     exec 9>&-
+    compile_once
+}
+
+# Where Python is told to keep no compiled modules, each of the hundreds of processes that the tests start would compile
+# all of the package for itself.
+compile_once() {
+    [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || "$PY" -m compileall -q routilux_mp tests bench
 }
