@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -145,6 +144,8 @@ def cpu(n: int, folder: str) -> None:
 
 def scaling(n: int, folder: str) -> None:
     """One job of ``n`` activations: the cost of each, without what a job costs that does nothing."""
+    import statistics  # not at the top: it would count in a cold start
+
     flow = _flow(("a", Pass(), 1), ("sink", Sink(), 1))
     with Runtime(3, checkpoint_dir=folder, durability=_DURABILITY) as runtime:
         _run(runtime, flow, 10)

@@ -34,6 +34,11 @@ class Placed(NamedTuple):
     frames: tuple[bytes, ...]
 
     @property
+    def records(self) -> dict[int, bytes]:
+        """By the number of the frame; an OPEN has them after its document."""
+        return {n: data for n, data in enumerate(self.frames) if self.kind == COMMIT or (self.kind == OPEN and n)}
+
+    @property
     def document(self) -> dict[str, Any]:
         """Of an OPEN or a SEAL: what it says."""
         return dict(json.loads(self.frames[0]))
@@ -72,7 +77,10 @@ def is_ended(job: Path) -> bool:
 
 
 def has_begun(job: Path) -> bool:
-    """Whether the first record stands."""
+    """Whether the first record stands: with the OPEN, or after it."""
+    opened = _file(job, 1, 1)
+    if opened is not None and opened.records:
+        return True
     return (job / "epochs/e0000001/c00000002").exists() or (job / "epochs/e0000002").exists()
 
 

@@ -112,7 +112,7 @@ def _committed(job_id: str, files: Sequence[Placed]) -> Committed:
     topology = Topology("", "concurrent", (), ())
     status = ""
     for file in files:
-        for index, data in enumerate(file.frames if file.kind == COMMIT else ()):
+        for index, data in file.records.items():
             place = (file.epoch, file.number)
             record = decode_record(data, (*place, index))
             match record:
