@@ -144,7 +144,7 @@ def test_a_job_that_finds_no_loop_is_handed_over(tmp_path: Path, monkeypatch: py
         assert [r["n"] for r in again.results("add", "out")] == [6]
 
 
-def test_what_is_told_to_a_loop_that_ends_is_given_up(tmp_path: Path) -> None:
+def test_what_is_told_to_a_loop_that_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime, late = Runtime(1, checkpoint_dir=str(tmp_path)), list[Any]()
     try:
         supervisor = runtime._supervisor()
@@ -162,6 +162,12 @@ def test_what_is_told_to_a_loop_that_ends_is_given_up(tmp_path: Path) -> None:
         assert supervisor._calls == set()
         with pytest.raises(RuntimeClosed):
             supervisor.tell(lambda: None)
+        with monkeypatch.context() as patch:  # it has left, and looked at what it was told, a moment after the question
+            patch.setattr(Supervisor, "_is_there", True)
+            too_late = supervisor.tell(lambda: late.append("done"))
+        with pytest.raises(RuntimeClosed):
+            too_late.result(timeout=30)
+        assert late[1:] == []
     finally:
         with pytest.raises(RuntimeClosed):
             runtime.shutdown()

@@ -56,6 +56,7 @@ _FUNCTIONS: Final[Sequence[tuple[Callable[..., Any], str]]] = (
     (replay.JobLog.continued, "replay"),
     (serving.owed_flow, "adopt"),
     (LogReader.frame, "frame"),
+    (LogReader.first, "frame"),
     (LogReader.epoch_files, "history"),
     (replay.JobLog.history, "history"),
     (glance.glance, "glance"),

@@ -9,14 +9,19 @@ import pytest
 from routilux_mp._core.batch import Batch
 from routilux_mp._core.job import DeadLetter, Job, RoutineState, Run, Special
 from routilux_mp._core.records import Completed, Durable
-from routilux_mp._core.stimuli import Emit, Failure
-from routilux_mp._storage.codec import decode_record
+from routilux_mp._core.stimuli import Emit, Failure, Submit
+from routilux_mp._core.topology import Topology
+from routilux_mp._storage.codec import batches_of, decode_record
+from routilux_mp._storage.reader import LogRef
 from routilux_mp._supervisor import live as live_module
 from routilux_mp._supervisor.clock import SystemClock
 from routilux_mp._supervisor.commits import Commit
 from routilux_mp._supervisor.live import LiveJob
 from routilux_mp._supervisor.unkept import NullTenure
 from routilux_mp.errors import StorageBlocked
+from tests.support.memory import MemoryFiles
+from tests.support.stores import JOB, make_store
+from tests.unit.core.core_bench import routine
 
 
 class Tenure(NullTenure):
@@ -97,3 +102,25 @@ def test_dead_letters_and_retries_are_spilled_and_what_runs_is_not() -> None:
     live.in_flight = None
     live.spill(0)
     assert [batch.data is None for batch in batches] == [True, True, False]
+
+
+def test_what_a_job_begins_with_lies_behind_the_document_of_its_open() -> None:
+    topology = Topology("f", "concurrent", (routine("a"),), ())
+    batch = Batch(1, b"entry")
+    live = LiveJob(Job(JOB), None, "code")
+    live.step(Submit("f", topology.to_plain(), 0, 0, batch), 1)
+    _, [frames] = live.take_commit(1)
+    assert batch.ref is not None
+    *place, number = batch.ref
+    store = make_store(MemoryFiles())
+    live.tenure = store.create(JOB, None, frames)
+    record = decode_record(store.read_frame(JOB, LogRef(*place)))
+    assert [b.data for b in batches_of(record)][number] == b"entry"
+    live.records.append(after := _record(1, 10))
+    live._steps.append(1)
+    live.stands(1)
+    _, [frames] = live.take_commit(2)
+    live.tenure.commit(frames)
+    assert after.emits[1].batch.ref == (1, 2, 0, 1)
+    live.tenure.close()
+    store.close()
