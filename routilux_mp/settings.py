@@ -42,7 +42,8 @@ class Settings:
     batch_bytes_max: int = 32 * 1024
     #: Work that may lie in front of one worker, measured by its own past speed, milliseconds.
     worker_ahead_ms: float = 60.0
-    #: A finished activation is reported at the latest after this time, milliseconds.
+    #: A finished activation is reported at the latest after this time, or twice that while much waits for its worker,
+    #: milliseconds.
     flush_ms: float = 5.0
     #: Encoded payloads above this size go to a blob file, bytes.
     payload_inline_bytes_max: int = 256 * 1024

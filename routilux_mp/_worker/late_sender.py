@@ -36,10 +36,13 @@ class LateSender:
         while True:
             self._wanted.wait()
             self._wanted.clear()
-            time.sleep(self._transaction.job.info.flush_ms / 1000)
-            self._files.settle()  # while the handler goes on
-            self.is_awake = False  # before the look, so that whoever comes after it arms again
-            try:
-                self._transaction.flush_finished()
-            except HandedBack:
-                pass  # the main thread will find out
+            left_s, is_over = self._transaction.job.info.flush_ms / 1000, False
+            while not is_over:
+                time.sleep(left_s)
+                self._files.settle()  # while the handler goes on
+                self.is_awake = False  # before the look, so that whoever comes after it arms again
+                try:
+                    left_s = self._transaction.flush_finished()
+                except HandedBack:
+                    left_s = 0.0  # the main thread will find out
+                is_over = not left_s

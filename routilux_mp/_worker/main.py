@@ -41,6 +41,8 @@ _GC_OBJECTS = 5000
 _GC_DEFAULT = (700, 10, 10)
 #: The lease is read before each activation, but no more often than that: it says seconds.
 _LEASE_LOOK_NS = 10_000_000
+#: More activations in one dispatch, and whoever gave them out has no hurry to hear of the first.
+_MANY = 16
 
 
 class Worker:
@@ -72,6 +74,8 @@ class Worker:
             if not self.queue:
                 self._files.close()
                 return
+            if len(self.queue) == 1 and not self.is_over:
+                self.take_messages(wait=False)  # what has come meanwhile says whether there is more to do
             for _ in self.run_next():
                 self.take_messages(wait=True)
 
@@ -128,7 +132,7 @@ class Worker:
         try:
             routine = job.routine(work.routine)
             count = 1 if work.is_group else sum([part.count for part in work.parts])
-            transaction.open(job, routine, work.dispatch, count)
+            transaction.open(job, routine, work.dispatch, count, is_busy=bool(self.queue) or count > _MANY)
             transaction.attempt = work.attempt
             if routine.fields:
                 routine.load_fields()

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .turns import Outlets
 
 _NEVER = 1 << 63
+#: While more work waits behind what runs, reports are so much rarer: each costs the supervisor as much as many items.
+BUSY_FLUSHES = 2
 #: Reports with a cursor that may be unanswered before a generator waits.
 UNANSWERED_MAX = 4
 
@@ -41,8 +43,8 @@ class Transaction:
 
     # A dictionary of so many attributes would be looked up like any other, at each activation.
     __slots__ = (
-        "_busy_since_ns", "_count_max", "_cursor", "_files", "_first", "_grow_at", "_is_mixed", "_is_special",
-        "_is_split", "_lock", "_numbers", "_ops", "_out_of", "_outputs", "_pack", "_poison", "_reads",
+        "_busy_since_ns", "_count_max", "_cursor", "_files", "_first", "_flush_ns", "_grow_at", "_is_mixed",
+        "_is_special", "_is_split", "_lock", "_numbers", "_ops", "_out_of", "_outputs", "_pack", "_poison", "_reads",
         "_reported_ns", "_send", "_state", "_uncommitted", "_wait_for_answers", "attempt", "count", "deadline_ns",
         "dispatch", "done", "first_seq", "is_claimed", "is_in_handler", "job", "marks", "out", "resume_cursor",
         "routine", "size", "unanswered", "wake_reporter"
@@ -75,8 +77,7 @@ class Transaction:
         self.done = 0  # activations returned since the last report
         self.size = 0  # bytes in ``out``, about
         self.deadline_ns = _NEVER  # when what is finished must be on its way
-        self._grow_at = 0
-        self._count_max = 0
+        self._grow_at = self._count_max = self._flush_ns = 0
         self._ops: list[StateOp] = []
         self._reads: tuple[tuple[str, str], ...] = ()
         self._cursor: bytes | None = None
@@ -158,9 +159,10 @@ class Transaction:
 
     # -- what the worker's loop uses ------------------------------------------------------------
 
-    def open(self, job: JobHere, routine: RoutineHere, dispatch: int, count: int) -> None:
-        """Begin a dispatch of ``count`` activations."""
+    def open(self, job: JobHere, routine: RoutineHere, dispatch: int, count: int, *, is_busy: bool = False) -> None:
+        """Begin a dispatch of ``count`` activations. ``is_busy``: more work waits behind it."""
         self.job, self.routine, self.dispatch, self.count = job, routine, dispatch, count
+        self._flush_ns = job.flush_ns * BUSY_FLUSHES if is_busy else job.flush_ns
         if self.out is not routine.out:
             self.out, self._out_of = routine.out, routine.outlets
             self._first, self._is_split = routine.out[0], len(routine.out) > 1
@@ -181,7 +183,7 @@ class Transaction:
             self.marks[0] = len(self._first)  # a call less
         self.done = done = self.done + 1
         if self.deadline_ns == _NEVER:
-            self.deadline_ns = now_ns + self.job.flush_ns
+            self.deadline_ns = now_ns + self._flush_ns
         # Old enough (or said to be, see ``_grow`` and ``_settle``), or much.
         return now_ns >= self.deadline_ns or done >= self._count_max
 
@@ -243,14 +245,16 @@ class Transaction:
         numbers = self._numbers
         return numbers[REVOKED] >= self.dispatch or is_expired(numbers[LEASE_NS])
 
-    def flush_finished(self) -> None:
-        """For the second thread: send what is finished while the handler runs."""
+    def flush_finished(self) -> float:
+        """For the second thread: send what is finished while the handler runs; when to look again, in s (0: never)."""
         with self._lock:
             self.is_claimed = True
             try:
-                is_finished = self.done or self._cursor is not None
-                if self.is_in_handler and is_finished and time.monotonic_ns() >= self.deadline_ns:
+                is_finished = self.is_in_handler and (self.done or self._cursor is not None)
+                left_ns = self.deadline_ns - time.monotonic_ns() if is_finished else 0
+                if is_finished and left_ns <= 0:
                     self._report(False, None)
+                return max(0, left_ns) / 1e9  # what is not due yet may be so while the handler goes on
             finally:
                 self.is_claimed = False
 

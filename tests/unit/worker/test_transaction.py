@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -19,11 +20,12 @@ from routilux_mp._core.topology import RoutineSpec, Topology
 from routilux_mp._serialization.batch import decode_batch, encode_batch
 from routilux_mp._serialization.items import MARKED, PLAIN, WHOLE, encode_item, join_items, simple_packer
 from routilux_mp._worker.failures import describe
-from routilux_mp._worker.files import HandedBack
+from routilux_mp._worker.files import Files, HandedBack
 from routilux_mp._worker.jobs import JobHere, RoutineHere
+from routilux_mp._worker.late_sender import LateSender
 from routilux_mp._worker.liveness import INDEX, LEASE_NS, START_NS, Page
 from routilux_mp._worker.spill import PayloadReader, is_reference, referred_blob
-from routilux_mp._worker.transaction import Transaction
+from routilux_mp._worker.transaction import BUSY_FLUSHES, Transaction
 from routilux_mp._worker.wire import JobInfo
 from routilux_mp.errors import CheckpointDamaged, EmissionNotSerializable, SignatureInvalid, StorageBlocked
 from routilux_mp.routine import Routine
@@ -37,6 +39,18 @@ class Own:
 
     def routine(self, routine_id: str) -> Routine:
         return self._routine
+
+
+class Once(threading.Event):
+    """Is set once; whoever waits for it again ends."""
+
+    was_set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self.was_set:
+            raise SystemExit
+        self.was_set = True
+        return True
 
 
 class Bench:
@@ -143,7 +157,7 @@ def test_events_keep_their_own_order_and_kinds_mix(bench: Bench) -> None:
 
 
 def test_late_sending_takes_what_is_finished_and_leaves_the_rest(bench: Bench) -> None:
-    bench.transaction.job.flush_ns = 0
+    bench.transaction._flush_ns = 0
     bench.emit(n=1)
     bench.finish()
     bench.transaction.enter_handler()
@@ -158,8 +172,33 @@ def test_late_sending_takes_what_is_finished_and_leaves_the_rest(bench: Bench) -
     assert bench.values(bench.sent[-1]) == [{"n": 2}]
 
 
+def test_what_was_not_due_when_the_second_thread_looked_is_sent_when_it_is(bench: Bench) -> None:
+    """It looks once too early, and the handler that runs by then goes on for ever."""
+    transaction = bench.transaction
+    transaction.job.info = transaction.job.info._replace(flush_ms=1.0)
+    bench.finish()
+    transaction.deadline_ns = time.monotonic_ns() + 100_000_000
+    transaction.enter_handler()
+    sender = LateSender(transaction, Files())
+    sender._wanted = Once()
+    with pytest.raises(SystemExit):
+        sender._run()
+    assert [c.done for c in bench.sent] == [1]
+    assert not sender.is_awake
+    transaction.leave_handler()
+
+
+@pytest.mark.parametrize(("is_busy", "times"), [(False, 1), (True, BUSY_FLUSHES)])
+def test_while_more_work_waits_reports_are_rarer(is_busy: bool, times: int) -> None:
+    bench = Bench(flush_ms=1000)
+    bench.transaction.open(bench.job, bench.routine, 2, 1000, is_busy=is_busy)
+    now = time.monotonic_ns()
+    assert not bench.transaction.succeed(now)
+    assert bench.transaction.deadline_ns == now + times * 1_000_000_000
+
+
 def test_what_runs_still_is_not_the_time_of_what_is_finished(bench: Bench) -> None:
-    bench.transaction.job.flush_ns = 0
+    bench.transaction._flush_ns = 0
     opened = bench.transaction._busy_since_ns
     bench.finish()
     bench.page.numbers[START_NS] = started = time.monotonic_ns()
