@@ -177,12 +177,13 @@ def test_what_was_not_due_when_the_second_thread_looked_is_sent_when_it_is(bench
     transaction = bench.transaction
     transaction.job.info = transaction.job.info._replace(flush_ms=1.0)
     bench.finish()
-    transaction.deadline_ns = time.monotonic_ns() + 100_000_000
+    transaction.deadline_ns = due_ns = time.monotonic_ns() + 100_000_000
     transaction.enter_handler()
     sender = LateSender(transaction, Files())
     sender._wanted = Once()
     with pytest.raises(SystemExit):
         sender._run()
+    assert time.monotonic_ns() >= due_ns
     assert [c.done for c in bench.sent] == [1]
     assert not sender.is_awake
     transaction.leave_handler()
