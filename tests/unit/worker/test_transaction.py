@@ -183,7 +183,7 @@ def test_what_was_not_due_when_the_second_thread_looked_is_sent_when_it_is(bench
     sender._wanted = Once()
     with pytest.raises(SystemExit):
         sender._run()
-    assert time.monotonic_ns() >= due_ns
+    assert transaction._reported_ns >= due_ns
     assert [c.done for c in bench.sent] == [1]
     assert not sender.is_awake
     transaction.leave_handler()
