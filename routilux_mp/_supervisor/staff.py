@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._core.stimuli import Fail, Failure, WorkerLost
+from .._worker.liveness import LOOK_NS
 from ..backends.base import Died
 from ..errors import BackendError
 from .leftovers import worker_died
@@ -134,7 +135,7 @@ class Staff:
                     continue
                 dispatch, index, start_ns = loop.backend.running(d.worker)
                 if dispatch == d.dispatch and index >= 0 and start_ns:
-                    if loop.clock.monotonic_ns() - start_ns > limit_s * 1e9:
+                    if loop.clock.monotonic_ns() - start_ns > limit_s * 1e9 + LOOK_NS:
                         self._timeouts[d.worker] = (dispatch, index)
                         loop.backend.kill(d.worker)
         for slot in loop.placement.workers.values():
@@ -143,6 +144,6 @@ class Staff:
             # It is still at what was taken back from it, and what it was given since waits behind that.
             dispatch, index, start_ns = loop.backend.running(slot.worker)
             if 0 < dispatch <= slot.handed_back and index >= 0 and start_ns:
-                if loop.clock.monotonic_ns() - start_ns > slot.limit_s * 1e9:
+                if loop.clock.monotonic_ns() - start_ns > slot.limit_s * 1e9 + LOOK_NS:
                     slot.limit_s = None
                     loop.backend.kill(slot.worker)

@@ -3,7 +3,8 @@
 The page is a few 64-bit numbers in shared memory. The worker writes what it is running, before it
 runs it; the supervisor writes how far work has been revoked and when the lease ends. Each number
 has one writer. The rule it owns: the start time is written before the index, so that a reader who
-comes in between takes the old activation for a young one, never the new one for an old one.
+comes in between takes the old activation for a young one, never the new one for one that is older than
+it is by more than ``LOOK_NS``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import time
 DISPATCH, INDEX, START_NS = 0, 1, 2
 REVOKED, LEASE_NS = 8, 9
 PAGE_BYTES = 4096
+#: The worker looks at the supervisor's numbers, and says when what it runs began, before each activation, but no more
+#: often than this: what takes microseconds is told by its index alone.
+LOOK_NS = 1_000_000
 #: What INDEX holds while nothing runs.
 IDLE = -1
 

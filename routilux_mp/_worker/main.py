@@ -29,7 +29,7 @@ from .files import Files, HandedBack
 from .invoke import Call
 from .jobs import JobHere, RoutineHere, Routines
 from .late_sender import LateSender
-from .liveness import DISPATCH, IDLE, INDEX, LEASE_NS, REVOKED, START_NS, Page
+from .liveness import DISPATCH, IDLE, INDEX, LEASE_NS, LOOK_NS, REVOKED, START_NS, Page
 from .streams import redirect_streams
 from .transaction import UNANSWERED_MAX, Transaction
 from .uncommitted import LONG_NS
@@ -39,8 +39,6 @@ Activity = Iterator[None]
 #: A batch makes a thousand containers at once, which live until it is done: nothing that a collection would free.
 _GC_OBJECTS = 5000
 _GC_DEFAULT = (700, 10, 10)
-#: The lease is read before each activation, but no more often than that: it says seconds.
-_LEASE_LOOK_NS = 10_000_000
 #: More activations in one dispatch, and whoever gave them out has no hurry to hear of the first.
 _MANY = 16
 
@@ -206,10 +204,11 @@ class Worker:
         for data in items:
             if now > look_ns:
                 look_ns = _next_look_ns(numbers[LEASE_NS], now)
-            if numbers[REVOKED] >= dispatch or not look_ns:
-                transaction.flush(is_last=True)
-                return False
-            numbers[START_NS] = now
+                if numbers[REVOKED] >= dispatch or not look_ns:
+                    transaction.flush(is_last=True)
+                    return False
+                numbers[START_NS] = now
+            transaction.started_ns = now
             numbers[INDEX] = index
             if transaction.done and not sender.is_awake:
                 sender.arm()
@@ -343,10 +342,10 @@ def run(sock: socket.socket, page_fd: int, routines: Routines) -> None:
 
 
 def _next_look_ns(lease_ns: int, now_ns: int) -> int:
-    """When the lease is to be looked at again; 0: it is over."""
+    """When the page is to be looked at again; 0: the lease is over."""
     if not lease_ns:
-        return now_ns + _LEASE_LOOK_NS
-    return min(lease_ns, now_ns + _LEASE_LOOK_NS) if now_ns <= lease_ns else 0
+        return now_ns + LOOK_NS
+    return min(lease_ns, now_ns + LOOK_NS) if now_ns <= lease_ns else 0
 
 
 def _raiser(error: Exception) -> Call:

@@ -47,7 +47,7 @@ class Transaction:
         "_is_special", "_is_split", "_lock", "_numbers", "_ops", "_out_of", "_outputs", "_pack", "_poison", "_reads",
         "_reported_ns", "_send", "_state", "_uncommitted", "_wait_for_answers", "attempt", "count", "deadline_ns",
         "dispatch", "done", "first_seq", "is_claimed", "is_in_handler", "job", "marks", "out", "resume_cursor",
-        "routine", "size", "unanswered", "wake_reporter"
+        "routine", "size", "started_ns", "unanswered", "wake_reporter"
     )  # fmt: skip
 
     def __init__(
@@ -66,8 +66,7 @@ class Transaction:
         # -- the dispatch --
         self.job: JobHere
         self.routine: RoutineHere
-        self.dispatch = 0
-        self.count = 0  # activations in it
+        self.dispatch = self.count = 0  # and how many activations are in it
         self.out: list[list[Item]] = []  # per event
         self._first: list[Item] = []
         self._is_split = False  # there are several of them
@@ -78,12 +77,12 @@ class Transaction:
         self.size = 0  # bytes in ``out``, about
         self.deadline_ns = _NEVER  # when what is finished must be on its way
         self._grow_at = self._count_max = self._flush_ns = 0
+        self.started_ns = 0  # the activation that runs; the page says it within a millisecond
         self._ops: list[StateOp] = []
         self._reads: tuple[tuple[str, str], ...] = ()
         self._cursor: bytes | None = None
-        self._busy_since_ns = 0
         self._reported_ns = time.monotonic_ns()
-        self.unanswered = 0
+        self._busy_since_ns = self.unanswered = 0
         # -- the activation --
         self.first_seq = 0  # number of the dispatch's first activation, as if all were numbered in a row
         self.attempt = 1
@@ -116,18 +115,22 @@ class Transaction:
         return self.routine.routine_id
 
     def emit(self, routine: Any, event_name: str, kwargs: dict[str, Any]) -> None:
-        """Keep one emission, encoded as it is now.
-
-        Raises:
-            ValueError: the routine has no such event.
-            EmissionNotSerializable: names routine, event and the path inside the value.
-        """
+        """See :class:`~routilux_mp.context.Activation`."""
         items = self._out_of.get(event_name)
         if items is None:
             raise self.routine.unknown_event(event_name)
         try:
             for value in kwargs.values():
-                if type(value) not in ATOMS and not is_simple(value):
+                kind = type(value)
+                if kind is dict:  # what is usual in one takes no call
+                    for key, item in value.items():
+                        if type(item) not in ATOMS or type(key) is not str:
+                            break
+                    else:
+                        continue
+                elif kind in ATOMS:
+                    continue
+                if not is_simple(value):
                     data = self._encode(items, event_name, kwargs)
                     break
             else:
@@ -184,8 +187,7 @@ class Transaction:
         self.done = done = self.done + 1
         if self.deadline_ns == _NEVER:
             self.deadline_ns = now_ns + self._flush_ns
-        # Old enough (or said to be, see ``_grow`` and ``_settle``), or much.
-        return now_ns >= self.deadline_ns or done >= self._count_max
+        return now_ns >= self.deadline_ns or done >= self._count_max  # old (or said to be, see ``_grow``), or much
 
     def commit_cursor(self, cursor: Any) -> None:
         """The running activation goes on from ``cursor``; what it did so far is as good as returned."""
@@ -200,7 +202,7 @@ class Transaction:
             self.deadline_ns = max(now, self._reported_ns + self.job.flush_ns)
         if (now >= self.deadline_ns or sum(self.marks) >= self._count_max) and not self._files.is_writing:
             self.flush()
-        self._numbers[START_NS] = now
+        self._numbers[START_NS] = self.started_ns = now
 
     def rollback(self) -> None:
         """The running activation leaves no trace."""
@@ -236,14 +238,13 @@ class Transaction:
 
     def resume(self, index: int) -> None:
         """The activation of this index goes on after it waited."""
-        self._numbers[START_NS] = time.monotonic_ns()
+        self._numbers[START_NS] = self.started_ns = time.monotonic_ns()
         self._numbers[INDEX] = index
 
     @property
     def is_revoked(self) -> bool:
         """No activation of this dispatch may start."""
-        numbers = self._numbers
-        return numbers[REVOKED] >= self.dispatch or is_expired(numbers[LEASE_NS])
+        return self._numbers[REVOKED] >= self.dispatch or is_expired(self._numbers[LEASE_NS])
 
     def flush_finished(self) -> float:
         """For the second thread: send what is finished while the handler runs; when to look again, in s (0: never)."""
@@ -349,12 +350,11 @@ class Transaction:
     def warn_if_uncommitted(self) -> None:
         """Tell once who emits so much or so long without committing that nobody downstream has anything to do."""
         emitted = count_of([items[mark:] for items, mark in zip(self.out, self.marks, strict=True)])
-        elapsed_ns = time.monotonic_ns() - self._numbers[START_NS]
-        self._uncommitted.look(self.routine.routine_id, emitted, elapsed_ns)
+        self._uncommitted.look(self.routine.routine_id, emitted, time.monotonic_ns() - self.started_ns)
 
     def _report(self, is_last: bool, failure: Failure | None) -> None:
         now, info = time.monotonic_ns(), self.job.info
-        until = self._numbers[START_NS] if self.is_in_handler else now  # what runs still is not the finished ones' time
+        until = self.started_ns if self.is_in_handler else now  # what runs still is not the finished ones' time
         finished = [items[:mark] for items, mark in zip(self.out, self.marks, strict=True)]
         emits, order = self.routine.turns.assemble(finished, self._is_mixed, info)
         if self.size > info.payload_inline_bytes_max:

@@ -16,6 +16,7 @@ from routilux_mp._supervisor.live import LiveJob
 from routilux_mp._supervisor.loop import Loop
 from routilux_mp._supervisor.staff import SILENT_DEATHS_MAX
 from routilux_mp._supervisor.unkept import NullTenure
+from routilux_mp._worker.liveness import LOOK_NS
 from routilux_mp.backends.base import CodeRefused, Died, Event, Exit, Report, Started
 from routilux_mp.errors import BackendError
 from routilux_mp.settings import Settings
@@ -43,6 +44,8 @@ class Backend:
         self.started: dict[str, int] = {}
         self.refusal: OSError | None = None
         self.codes: dict[int, str] = {}
+        self.runs: dict[int, tuple[int, int, int]] = {}
+        self.killed: list[int] = []
 
     def start(self, worker: int, code_id: str) -> None:
         self.started[code_id] = self.started.get(code_id, 0) + 1
@@ -66,10 +69,10 @@ class Backend:
         return events
 
     def running(self, worker: int) -> tuple[int, int, int]:
-        return (0, -1, 0)
+        return self.runs.get(worker, (0, -1, 0))
 
     def kill(self, worker: int) -> None:
-        pass
+        self.killed.append(worker)
 
     def stop(self, worker: int) -> None:
         pass
@@ -85,8 +88,8 @@ class Bench:
             on_print=lambda stream, text: None, documents=lambda live: lambda: (None, b""), workers_max=4,
         )  # fmt: skip
 
-    def add(self, code_id: str) -> LiveJob:
-        topology = Topology(code_id, "concurrent", (routine("a"),), ())
+    def add(self, code_id: str, timeout_s: float | None = None) -> LiveJob:
+        topology = Topology(code_id, "concurrent", (routine("a", timeout_s=timeout_s),), ())
         live = LiveJob(Job(code_id), NullTenure(10), code_id)
         self.loop.add(live, Submit(code_id, topology.to_plain(), 0, 0, Batch(3, b"x")))
         return live
@@ -134,3 +137,19 @@ def test_code_that_can_no_longer_be_loaded_fails_its_jobs(bench: Bench) -> None:
     assert bad.job.status == "failed"
     assert "gone" in bad.view.reason
     assert refusals == [("bad", "Routine 'a': gone")]
+
+
+def test_nobody_is_killed_before_its_time_is_over(bench: Bench) -> None:
+    """The page may call an activation older than it is, by as much as the worker looks at it."""
+    live = bench.add("slow", timeout_s=2.0)
+    while not live.job.dispatches:
+        bench.loop.turn(0.01)
+    [dispatch] = live.job.dispatches.values()
+    began_ns = bench.clock.now
+    bench.backend.runs[dispatch.worker] = (dispatch.dispatch, 0, began_ns)
+    bench.clock.now = began_ns + 2 * 10**9 + LOOK_NS - 100
+    bench.loop.turn(0)
+    assert bench.backend.killed == []
+    bench.clock.now = began_ns + 2 * 10**9 + LOOK_NS + 1
+    bench.loop.turn(0)
+    assert bench.backend.killed == [dispatch.worker]

@@ -1,8 +1,9 @@
-"""When a worker knows that more work waits: its reports are rarer then."""
+"""What a worker does between two activations: it knows whether more waits, and looks at the page now and then."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from routilux_mp import Routine
 from routilux_mp._core.batch import Batch
 from routilux_mp._core.effects import Part, Work
+from routilux_mp._core.stimuli import Completion
 from routilux_mp._core.topology import RoutineSpec, Topology
 from routilux_mp._serialization.batch import encode_batch
-from routilux_mp._worker.liveness import Page
+from routilux_mp._worker.liveness import INDEX, LOOK_NS, REVOKED, START_NS, Page
 from routilux_mp._worker.main import _MANY, Worker
 from routilux_mp._worker.transaction import BUSY_FLUSHES
 from routilux_mp._worker.wire import JobInfo, Task
@@ -24,6 +26,7 @@ class Inbox:
     def __init__(self, *messages: Any) -> None:
         self.messages = list(messages)
         self.looks = 0
+        self.sent: list[Completion] = []
 
     def read(self, *, wait: bool) -> Sequence[Any] | None:
         self.looks += not wait
@@ -32,7 +35,7 @@ class Inbox:
         return None if wait else ()
 
     def send(self, message: Any) -> None:
-        pass
+        self.sent.append(message.completion)
 
 
 class Only:
@@ -59,16 +62,54 @@ def task(dispatch: int, count: int) -> Task:
     ],
 )
 def test_reports_are_rarer_while_more_waits_than_a_few(counts: list[int], times: list[int]) -> None:
-    routine = Routine()
-    routine.add_event("out")
     seen: list[float] = []
-    topology = Topology("flow", "concurrent", (RoutineSpec("r", "Routine", ("in",), ("out",)),), ())
-    inbox = Inbox(JobInfo("job", "code", "flow", topology.to_plain(), flush_ms=1.0))
-    worker = Worker(inbox, Page(), Only(routine), may_wait=False)
-    routine.add_slot("in", handler=lambda x: seen.append(worker.transaction._flush_ns / 1e6))
-    routine._incoming = {}  # type: ignore[attr-defined]
-    worker.take_messages(wait=True)
-    inbox.messages += [task(number, count) for number, count in enumerate(counts, 1)]
+    worker, inbox = begun(lambda x: seen.append(worker.transaction._flush_ns / 1e9), *counts)
     worker.serve()
     assert seen == [float(t) for count, t in zip(counts, times, strict=True) for _ in range(count)]
     assert inbox.looks <= len(counts)
+
+
+def begun(handler: Callable[[Any], None], *counts: int) -> tuple[Worker, Inbox]:
+    """A worker that knows a job of one routine, and has so many activations in front of it."""
+    routine = Routine()
+    routine.add_event("out")
+    routine.add_slot("in", handler=handler)
+    routine._incoming = {}  # type: ignore[attr-defined]
+    topology = Topology("flow", "concurrent", (RoutineSpec("r", "Routine", ("in",), ("out",)),), ())
+    inbox = Inbox(JobInfo("job", "code", "flow", topology.to_plain(), flush_ms=1000.0))
+    worker = Worker(inbox, Page(), Only(routine), may_wait=False)
+    worker.take_messages(wait=True)
+    inbox.messages += [task(number, count) for number, count in enumerate(counts, 1)]
+    return worker, inbox
+
+
+def test_what_was_revoked_a_moment_ago_does_not_start() -> None:
+    calls = []
+
+    def revoke(x: Any) -> None:
+        calls.append(x)
+        worker.transaction._numbers[REVOKED] = 1
+        until = time.monotonic_ns() + LOOK_NS + 1000
+        while time.monotonic_ns() < until:
+            pass
+
+    worker, inbox = begun(revoke, 5, 1)
+    worker.serve()
+    assert len(calls) == 2, "of the first dispatch one had begun; the second one is not revoked"
+    assert [(c.done, c.is_last) for c in inbox.sent] == [(1, True), (1, True)]
+
+
+def test_the_page_says_within_a_millisecond_when_the_running_one_began() -> None:
+    behind: list[int] = []
+    indices: list[int] = []
+
+    def look(x: Any) -> None:
+        behind.append(worker.transaction.started_ns - worker.transaction._numbers[START_NS])
+        indices.append(worker.transaction._numbers[INDEX])
+
+    worker, _ = begun(look, 5000, 1)
+    worker.serve()
+    assert indices == [*range(5000), 0]
+    assert 0 <= min(behind) <= max(behind) <= LOOK_NS
+    assert behind[0] == behind[-1] == 0
+    assert len(set(behind)) > 5, "it is not written for each"

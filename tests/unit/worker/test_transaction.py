@@ -23,7 +23,7 @@ from routilux_mp._worker.failures import describe
 from routilux_mp._worker.files import Files, HandedBack
 from routilux_mp._worker.jobs import JobHere, RoutineHere
 from routilux_mp._worker.late_sender import LateSender
-from routilux_mp._worker.liveness import INDEX, LEASE_NS, START_NS, Page
+from routilux_mp._worker.liveness import INDEX, LEASE_NS, Page
 from routilux_mp._worker.spill import PayloadReader, is_reference, referred_blob
 from routilux_mp._worker.transaction import BUSY_FLUSHES, Transaction
 from routilux_mp._worker.wire import JobInfo
@@ -202,7 +202,7 @@ def test_what_runs_still_is_not_the_time_of_what_is_finished(bench: Bench) -> No
     bench.transaction._flush_ns = 0
     opened = bench.transaction._busy_since_ns
     bench.finish()
-    bench.page.numbers[START_NS] = started = time.monotonic_ns()
+    bench.transaction.started_ns = started = time.monotonic_ns()
     bench.transaction.enter_handler()
     bench.transaction.flush_finished()
     running_since = time.monotonic_ns()
