@@ -26,6 +26,7 @@ from . import recovery
 from .compiled import CompiledFlow
 from .handle import JobHandle
 from .live import LiveJob
+from .unkept import Tenure
 from .vigil import Heard
 
 if TYPE_CHECKING:
@@ -79,19 +80,23 @@ def begin(supervisor: Supervisor, flow: CompiledFlow, code: Code, job_id: str, s
     shipping.allow(flow, code)
     stimulus = stimulus._replace(code=tuple(shipping.kept(job_id, code)))
     tenure = None if supervisor.is_durable else supervisor.begin_tenure(job_id)
-    live = LiveJob(recovery.new_job(job_id, supervisor.settings), tenure, code.code_id)
+    live = _new(supervisor, flow, code, job_id, tenure)
     try:
         handle = _begin_with_records(supervisor, live, stimulus)
     except StorageBlocked as error:
         _log.debug("job %s: %s", job_id, error)  # without its records the OPEN is smaller, and may find room
         handle = None
-    if handle is None:
-        live = LiveJob(recovery.new_job(job_id, supervisor.settings), supervisor.begin_tenure(job_id), code.code_id)
+    if handle is not None:
+        write_flow_view(live, flow)
+        return handle
+    live = _new(supervisor, flow, code, job_id, supervisor.begin_tenure(job_id))
+    return enter(supervisor, live, stimulus, meanwhile=partial(write_flow_view, live, flow))
+
+
+def _new(supervisor: Supervisor, flow: CompiledFlow, code: Code, job_id: str, tenure: Tenure | None) -> LiveJob:
+    live = LiveJob(recovery.new_job(job_id, supervisor.settings), tenure, code.code_id)
     live.owed_flow = flow.flow_doc
-    if handle is None:
-        return enter(supervisor, live, stimulus, meanwhile=partial(write_flow_view, live, flow))
-    write_flow_view(live, flow)
-    return handle
+    return live
 
 
 def _begin_with_records(supervisor: Supervisor, live: LiveJob, stimulus: Submit) -> JobHandle | None:
