@@ -176,7 +176,7 @@ def test_an_interrupted_job_is_resumed(rmp, folder, environment, ending):
 def test_the_second_ctrl_c_stops_now(folder, environment):
     process = started(folder, environment, "run", "my_flow.py", "-p", "n=2", "-p", "pause_s=30")
     try:
-        wait_for(lambda: any(folder.glob("checkpoints/*/epochs/*/c00000003")), process)
+        wait_for(lambda: any(folder.glob("checkpoints/*/epochs/*/c00000002")), process)
         process.send_signal(signal.SIGINT)
         seen = ""
         while "again: stop now" not in seen:
