@@ -36,8 +36,8 @@ class LateSender:
         while True:
             self._wanted.wait()
             self._wanted.clear()
-            left_s, is_over = self._transaction.job.info.flush_ms / 1000, False
-            while not is_over:
+            left_s = self._transaction.job.info.flush_ms / 1000
+            while True:
                 time.sleep(left_s)
                 self._files.settle()  # while the handler goes on
                 self.is_awake = False  # before the look, so that whoever comes after it arms again
@@ -45,4 +45,5 @@ class LateSender:
                     left_s = self._transaction.flush_finished()
                 except HandedBack:
                     left_s = 0.0  # the main thread will find out
-                is_over = not left_s
+                if not left_s:
+                    break

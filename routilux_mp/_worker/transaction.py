@@ -173,7 +173,7 @@ class Transaction:
         self.discard()
         self._poison = None
         self._is_special = bool(routine.fields)
-        self._busy_since_ns = time.monotonic_ns()
+        self._busy_since_ns = self.started_ns = time.monotonic_ns()
 
     def succeed(self, now_ns: int) -> bool:
         """The running activation has returned. Whether what is finished should be sent now."""

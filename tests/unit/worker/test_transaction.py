@@ -479,3 +479,12 @@ def test_no_file_is_left_of_work_that_was_handed_back(blobs: Path, tmp_path: Pat
     assert {f"e0000001/{file.name}" for file in blobs.iterdir()} == named
     assert before > len(named)
     bench.page.close()
+
+
+def test_what_is_emitted_before_the_first_activation_is_not_taken_for_hours_of_work(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A policy that is asked runs before any activation has begun."""
+    for n in range(2000):
+        bench.emit(n=n, text="x" * 100)
+    assert not caplog.records
