@@ -15,7 +15,7 @@ import pytest
 from routilux_mp import Flow, JobState, Routine, Runtime
 from routilux_mp._storage.log import Tenure
 from routilux_mp._supervisor import commits
-from routilux_mp._supervisor.live import _waiting
+from routilux_mp._supervisor.live import LiveJob, _waiting
 from routilux_mp.errors import CheckpointDamaged
 
 SIZE = 100_000
@@ -66,9 +66,22 @@ def _wait_until(condition: Callable[[], Any], deadline_s: float = 30.0) -> None:
         time.sleep(0.005)
 
 
+def _live(runtime: Runtime, state: JobState) -> LiveJob:
+    """The job as the loop has it, which may take it later than the caller has its state."""
+    supervisor = runtime._supervisor()
+    live = supervisor.call(lambda: supervisor.loop.jobs[state.job_id])
+    assert live is not None
+    return live
+
+
 def _shown(view: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(view.read_text())
     return document
+
+
+def _shows_all(document: dict[str, Any]) -> bool:
+    """Not a view of the source half-way through."""
+    return document.get("engine_omitted_bytes", 0) > 50 * SIZE and document["execution_history_omitted"] > 50
 
 
 def test_a_disk_that_is_slow_makes_the_workers_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +96,7 @@ def test_a_disk_that_is_slow_makes_the_workers_wait(tmp_path: Path, monkeypatch:
     flow = make_flow()
     with Runtime(2, checkpoint_dir=str(tmp_path), commit_memory_bytes_max=4 * SIZE) as runtime:
         state = runtime.execute(flow, "source", {}, settle_s=0)
-        live = runtime._supervisor().loop.jobs[state.job_id]
+        live = _live(runtime, state)
         try:
             _wait_until(lambda: live.held_answers)
             _wait_until(lambda: len(live.job.routines[0].special) == 1)
@@ -106,10 +119,10 @@ def test_queued_payloads_leave_memory_and_the_view_and_are_all_there(
     with Runtime(2, checkpoint_dir=str(tmp_path / "root"), **limits) as runtime:
         state = runtime.execute(flow, "source", {}, settle_s=0)
         view = tmp_path / "root" / state.job_id / "job_state.json"
-        live = runtime._supervisor().loop.jobs[state.job_id]
+        live = _live(runtime, state)
         try:
             _wait_until(lambda: state.progress["source"][0])
-            _wait_until(lambda: view.exists() and _shown(view).get("engine_omitted_bytes", 0) > 50 * SIZE)
+            _wait_until(lambda: view.exists() and _shows_all(_shown(view)))
             document = _shown(view)
             size = view.stat().st_size
             held = [batch.data for batch in _waiting(live.job)]
