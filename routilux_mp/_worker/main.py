@@ -196,9 +196,10 @@ class Worker:
         """The hot loop. Returns whether the next part may follow."""
         transaction, numbers, sender, files = self.transaction, self._numbers, self._sender, self._files
         dispatch, clock = transaction.dispatch, time.monotonic_ns
-        count, flush_ns = transaction.count, transaction.job.flush_ns
-        succeed = transaction.succeed
-        is_special = transaction.attempt != 1 or transaction.resume_cursor is not None
+        count, count_max = transaction.count, transaction.job.info.batch_count_max
+        only, marks = transaction.only, transaction.marks
+        state, succeed = transaction.routine.state, transaction.succeed
+        is_again = transaction.attempt != 1 or transaction.resume_cursor is not None
         transaction.first_seq = seq - index
         now, look_ns = clock(), 0
         for data in items:
@@ -225,23 +226,33 @@ class Worker:
                     if not is_finished:
                         return False
                 started, now = now, clock()
-                # It took so long that what it did would be sent before the next one ends, by the other thread.
-                is_slow = now - started > flush_ns
-                if is_slow and now - started > LONG_NS:
-                    transaction.warn_if_uncommitted()
-                is_due = succeed(now) or is_slow
+                is_slow = now > look_ns and self._took_long(now - started)
+                if only is None or transaction.is_special or state.is_touched:
+                    is_due = succeed(now)
+                else:  # the same without a call, for the many that leave behind nothing but emissions of one event
+                    marks[0] = len(only)
+                    transaction.done = done = transaction.done + 1
+                    if done == 1:
+                        transaction.set_deadline(now)
+                    is_due = done >= count_max or (now > look_ns and now >= transaction.deadline_ns)
             except HandedBack:
                 raise
             except BaseException as error:  # a handler's failure is its own, whatever it raises
                 self._fail(error)
                 return False
-            if is_special:
-                transaction.attempt, transaction.resume_cursor, is_special = 1, None, False
+            if is_again:
+                transaction.attempt, transaction.resume_cursor, is_again = 1, None, False
             index += 1
             # The last one's report says that it is the last, and follows at once.
-            if is_due and index < count and not files.is_writing:
+            if (is_due or is_slow) and index < count and not files.is_writing:
                 transaction.flush()
         return True
+
+    def _took_long(self, took_ns: int) -> bool:
+        """Whether it took so long that what it did would be sent before the next one ends, by the other thread."""
+        if took_ns > LONG_NS:
+            self.transaction.warn_if_uncommitted()
+        return took_ns > self.transaction.job.flush_ns
 
     def _drive(self, generator: GeneratorType[Any, Any, Any], index: int) -> Generator[None, None, bool]:
         """A generator handler, from one cursor to the next. Returns whether it came to its end."""

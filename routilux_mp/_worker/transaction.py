@@ -43,11 +43,11 @@ class Transaction:
 
     # A dictionary of so many attributes would be looked up like any other, at each activation.
     __slots__ = (
-        "_busy_since_ns", "_count_max", "_cursor", "_files", "_first", "_flush_ns", "_grow_at", "_is_mixed",
-        "_is_special", "_is_split", "_lock", "_numbers", "_ops", "_out_of", "_outputs", "_pack", "_poison", "_reads",
-        "_reported_ns", "_send", "_state", "_uncommitted", "_wait_for_answers", "attempt", "count", "deadline_ns",
-        "dispatch", "done", "first_seq", "is_claimed", "is_in_handler", "job", "marks", "out", "resume_cursor",
-        "routine", "size", "started_ns", "unanswered", "wake_reporter"
+        "_busy_since_ns", "_cursor", "_files", "_flush_ns", "_grow_at", "_is_mixed", "_lock", "_numbers", "_ops",
+        "_out_of", "_outputs", "_pack", "_poison", "_reads", "_reported_ns", "_send", "_uncommitted",
+        "_wait_for_answers", "attempt", "count", "deadline_ns", "dispatch", "done", "first_seq", "is_claimed",
+        "is_in_handler", "is_special", "job", "marks", "only", "out", "resume_cursor", "routine", "size", "started_ns",
+        "unanswered", "wake_reporter"
     )  # fmt: skip
 
     def __init__(
@@ -68,15 +68,14 @@ class Transaction:
         self.routine: RoutineHere
         self.dispatch = self.count = 0  # and how many activations are in it
         self.out: list[list[Item]] = []  # per event
-        self._first: list[Item] = []
-        self._is_split = False  # there are several of them
+        self.only: list[Item] | None = None  # the one that there is, if there is one
         self.marks: list[int] = []  # what stands before is committed, as far as this worker can say; per event
         self._out_of: Outlets = {}  # the same lists by name
         self._is_mixed = False  # there is more in them than plain bytes
         self.done = 0  # activations returned since the last report
         self.size = 0  # bytes in ``out``, about
         self.deadline_ns = _NEVER  # when what is finished must be on its way
-        self._grow_at = self._count_max = self._flush_ns = 0
+        self._grow_at = self._flush_ns = 0
         self.started_ns = 0  # the activation that runs; the page says it within a millisecond
         self._ops: list[StateOp] = []
         self._reads: tuple[tuple[str, str], ...] = ()
@@ -89,7 +88,7 @@ class Transaction:
         self.resume_cursor: Any = None
         self._outputs: list[tuple[str, str]] = []
         self._poison: BaseException | None = None
-        self._is_special = False  # there is more to settle than emissions
+        self.is_special = False  # there is more to settle than emissions
         self._uncommitted = Uncommitted()
 
     # -- what a handler uses --------------------------------------------------------------------
@@ -158,7 +157,7 @@ class Transaction:
         """See :class:`~routilux_mp.context.Activation`."""
         self._outputs.append((temporary, final))
         self._files.add(temporary)
-        self._is_special = True
+        self.is_special = True
 
     # -- what the worker's loop uses ------------------------------------------------------------
 
@@ -168,26 +167,27 @@ class Transaction:
         self._flush_ns = job.flush_ns * BUSY_FLUSHES if is_busy else job.flush_ns
         if self.out is not routine.out:
             self.out, self._out_of = routine.out, routine.outlets
-            self._first, self._is_split = routine.out[0], len(routine.out) > 1
-        self._state = routine.state
+            self.only = routine.out[0] if len(routine.out) == 1 else None
         self.discard()
         self._poison = None
-        self._is_special = bool(routine.fields)
+        self.is_special = bool(routine.fields)
         self._busy_since_ns = self.started_ns = time.monotonic_ns()
 
     def succeed(self, now_ns: int) -> bool:
         """The running activation has returned. Whether what is finished should be sent now."""
-        if self._is_special or self._state.is_touched:
+        if self.is_special or self.routine.state.is_touched:
             self._settle()
             self._cursor = None
-        if self._is_split:
-            self._mark()
-        else:
-            self.marks[0] = len(self._first)  # a call less
-        self.done = done = self.done + 1
+        self._mark()
+        self.done += 1
+        self.set_deadline(now_ns)
+        # Old (or said to be, see ``_grow``), or much.
+        return now_ns >= self.deadline_ns or self.done >= self.job.info.batch_count_max
+
+    def set_deadline(self, now_ns: int) -> None:
+        """The first activation since the last report has returned: what is finished may wait no longer than allowed."""
         if self.deadline_ns == _NEVER:
             self.deadline_ns = now_ns + self._flush_ns
-        return now_ns >= self.deadline_ns or done >= self._count_max  # old (or said to be, see ``_grow``), or much
 
     def commit_cursor(self, cursor: Any) -> None:
         """The running activation goes on from ``cursor``; what it did so far is as good as returned."""
@@ -195,12 +195,12 @@ class Transaction:
         self._settle()
         self._mark()
         self._cursor = encoded
-        self._is_special = True
+        self.is_special = True
         now = time.monotonic_ns()
         if self.deadline_ns == _NEVER:
             # The first in a while goes at once; those that follow it closely go together.
             self.deadline_ns = max(now, self._reported_ns + self.job.flush_ns)
-        if (now >= self.deadline_ns or sum(self.marks) >= self._count_max) and not self._files.is_writing:
+        if (now >= self.deadline_ns or sum(self.marks) >= self.job.info.batch_count_max) and not self._files.is_writing:
             self.flush()
         self._numbers[START_NS] = self.started_ns = now
 
@@ -212,7 +212,7 @@ class Transaction:
         self.routine.rollback()
         self._poison, self._outputs = None, []
         self._files.undo()
-        self._is_special = self._cursor is not None or bool(self.routine.fields)
+        self.is_special = self._cursor is not None or bool(self.routine.fields)
 
     def flush(self, *, is_last: bool = False, failure: Failure | None = None) -> None:
         """Report everything that is finished. Nothing runs meanwhile, so no time-out can strike."""
@@ -286,7 +286,7 @@ class Transaction:
             if not isinstance(data, bytes):
                 item, data = self._files.place(info, data, lambda: self.is_revoked)
                 items.append(item)
-                self._is_mixed = self._is_special = True
+                self._is_mixed = self.is_special = True
                 return data
             items.append(data if kind == PLAIN else (data, kind))
             self._is_mixed |= kind != PLAIN
@@ -294,7 +294,7 @@ class Transaction:
         except (EmissionNotSerializable, KeyUnavailable) as error:
             text = f"Routine '{self.routine.routine_id}', event '{event_name}': {error}"
             self._poison = type(error)(text)
-            self._is_special = True
+            self.is_special = True
             raise self._poison from error
 
     def _settle(self) -> None:
@@ -306,7 +306,7 @@ class Transaction:
         if self.routine.state.is_touched or self.routine.fields or self._outputs:
             self._take_state()
         self._files.finish()
-        self._is_special = bool(self.routine.fields)
+        self.is_special = bool(self.routine.fields)
 
     def _take_state(self) -> None:
         ops, reads = self.routine.take_state()
@@ -337,7 +337,7 @@ class Transaction:
                 path = self._files.spill(info, [e.batch for e in emits], 0, self.size, lambda: self.is_revoked)
                 if path is not None:
                     self._files.add(path)
-                    self._is_special = True
+                    self.is_special = True
                 for event, batch in emits:
                     self.out[event].append(batch)
                 self._is_mixed = True
@@ -345,6 +345,7 @@ class Transaction:
             self._grow_at = self.size + info.batch_bytes_max
             if self.size >= info.batch_bytes_max:
                 self.deadline_ns = 0
+                self.is_special = True  # for the loop to ask whether it is due
             self.warn_if_uncommitted()
 
     def warn_if_uncommitted(self) -> None:
@@ -387,14 +388,13 @@ class Transaction:
         for items, mark in zip(self.out, self.marks):
             del items[:mark]  # in place: the handler may be appending to it in the main thread
         self.routine.turns.forget()
-        self.marks = [0] * len(self.out)
+        self.marks[:] = [0] * len(self.out)
         self.done = 0
         self.size = size_of(self.out)
         if not self.is_in_handler:  # the handler may be adding what is not plain in the main thread
             self._is_mixed = self._is_mixed and any(self.out)
         self._grow_at = self.size + self.job.info.batch_bytes_max
         self.deadline_ns = _NEVER
-        self._count_max = self.job.info.batch_count_max
         self._ops = []
         self._reads = ()
         self._cursor = None

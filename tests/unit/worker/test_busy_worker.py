@@ -14,6 +14,7 @@ from routilux_mp._core.effects import Part, Work
 from routilux_mp._core.stimuli import Completion
 from routilux_mp._core.topology import RoutineSpec, Topology
 from routilux_mp._serialization.batch import encode_batch
+from routilux_mp._worker import main, uncommitted
 from routilux_mp._worker.liveness import INDEX, LOOK_NS, REVOKED, START_NS, Page
 from routilux_mp._worker.main import _MANY, Worker
 from routilux_mp._worker.transaction import BUSY_FLUSHES
@@ -69,18 +70,64 @@ def test_reports_are_rarer_while_more_waits_than_a_few(counts: list[int], times:
     assert inbox.looks <= len(counts)
 
 
-def begun(handler: Callable[[Any], None], *counts: int) -> tuple[Worker, Inbox]:
+def begun(handler: Callable[[Any], None], *counts: int, **info: Any) -> tuple[Worker, Inbox]:
     """A worker that knows a job of one routine, and has so many activations in front of it."""
     routine = Routine()
     routine.add_event("out")
     routine.add_slot("in", handler=handler)
     routine._incoming = {}  # type: ignore[attr-defined]
     topology = Topology("flow", "concurrent", (RoutineSpec("r", "Routine", ("in",), ("out",)),), ())
-    inbox = Inbox(JobInfo("job", "code", "flow", topology.to_plain(), flush_ms=1000.0))
+    info.setdefault("flush_ms", 1000.0)
+    inbox = Inbox(JobInfo("job", "code", "flow", topology.to_plain(), **info))
     worker = Worker(inbox, Page(), Only(routine), may_wait=False)
     worker.take_messages(wait=True)
     inbox.messages += [task(number, count) for number, count in enumerate(counts, 1)]
     return worker, inbox
+
+
+def spin(ns: int) -> None:
+    until = time.monotonic_ns() + ns
+    while time.monotonic_ns() < until:
+        pass
+
+
+def test_what_is_finished_goes_when_it_is_due_though_each_is_quick() -> None:
+    worker, inbox = begun(lambda x: spin(LOOK_NS), 16, flush_ms=2.0)
+    worker._sender.is_awake = True  # the second thread is not needed for that, and does not run
+    worker.serve()
+    assert len(inbox.sent) >= 3, "at least 16 ms, in reports of about 4"
+    assert sum(report.done for report in inbox.sent) == 16
+
+
+def test_what_is_finished_goes_when_it_is_many() -> None:
+    worker, inbox = begun(lambda x: None, 25, batch_count_max=10)
+    worker.serve()
+    assert [report.done for report in inbox.sent] == [10, 10, 5]
+
+
+def test_what_is_finished_goes_when_it_is_large() -> None:
+    def emit(x: Any) -> None:
+        worker.transaction.emit(None, "out", {"x": bytes(2000)})
+
+    worker, inbox = begun(emit, 3, batch_bytes_max=1000)
+    worker.serve()
+    assert [report.done for report in inbox.sent] == [1, 1, 1]
+
+
+def test_who_emits_for_long_without_committing_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for module in (main, uncommitted):
+        monkeypatch.setattr(module, "LONG_NS", LOOK_NS)
+
+    def emit(x: Any) -> None:
+        for _ in range(2):
+            worker.transaction.emit(None, "out", {"x": x})
+        spin(2 * LOOK_NS)
+
+    worker, _ = begun(emit, 2)
+    worker.serve()
+    assert [record.getMessage()[:36] for record in caplog.records] == ["Routine 'r' has emitted 2 times in o"], "once"
 
 
 def test_what_was_revoked_a_moment_ago_does_not_start() -> None:
@@ -89,9 +136,7 @@ def test_what_was_revoked_a_moment_ago_does_not_start() -> None:
     def revoke(x: Any) -> None:
         calls.append(x)
         worker.transaction._numbers[REVOKED] = 1
-        until = time.monotonic_ns() + LOOK_NS + 1000
-        while time.monotonic_ns() < until:
-            pass
+        spin(LOOK_NS + 1000)
 
     worker, inbox = begun(revoke, 5, 1)
     worker.serve()
