@@ -1,7 +1,6 @@
 """What must be done because of what happened: commands from the core to the shell."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: of a NamedTuple each one that is text is compiled, at every start.
 from typing import NamedTuple
 
 from .batch import Batch

@@ -1,7 +1,6 @@
 """The folded state of one job. Only :func:`apply` changes it, and only by a record."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: of a NamedTuple each one that is text is compiled, at every start.
 from collections import deque
 from typing import Any, NamedTuple
 

@@ -3,8 +3,7 @@
 The order of the fields is the on-disk format (see ``_storage.codec``): append, never reorder.
 """
 
-from __future__ import annotations
-
+# Annotations are not postponed here: of a NamedTuple each one that is text is compiled, at every start.
 from typing import NamedTuple
 
 from .batch import Batch

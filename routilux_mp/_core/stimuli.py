@@ -1,7 +1,6 @@
 """What may happen to a job: the only input of :func:`step`. Wire messages of workers are stimuli."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: of a NamedTuple each one that is text is compiled, at every start.
 from typing import NamedTuple
 
 from .batch import Batch

@@ -4,9 +4,7 @@ Routines, slots and events are numbered; the numbers are stable for the life of 
 the topology is part of its first record.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+# Annotations are not postponed here: of a NamedTuple each one that is text is compiled, at every start.
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -50,30 +48,50 @@ class ConnectionSpec(NamedTuple):
     slot: int
 
 
-@dataclass(frozen=True)
 class Topology:
-    flow_id: str
-    strategy: str  # "concurrent" | "sequential"
-    routines: tuple[RoutineSpec, ...]
-    connections: tuple[ConnectionSpec, ...]
-    #: (routine, event) -> numbers of the connections it feeds
-    routes: dict[tuple[int, int], tuple[int, ...]] = field(init=False, repr=False, compare=False)
-    #: routine -> every routine from which it can be reached
-    upstream: tuple[frozenset[int], ...] = field(init=False, repr=False, compare=False)
-    #: routine -> direct successors
-    downstream: tuple[frozenset[int], ...] = field(init=False, repr=False, compare=False)
-    #: routine -> (target, slot) of everything it feeds that is bounded
-    feeds: tuple[tuple[tuple[int, int], ...], ...] = field(init=False, repr=False, compare=False)
-    #: routines whose policy takes several emissions for one activation; sources first
-    grouped: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    #: routines whose policy is the user's own code
-    custom: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    #: routine -> steps to the farthest sink reachable without going round a cycle
-    depth: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """A flow's shape, and what follows from it. It is never changed; two are equal when their shapes are."""
 
-    def __post_init__(self) -> None:
-        for name, value in _derived(self.routines, self.connections).items():
-            object.__setattr__(self, name, value)
+    # A dataclass of so many fields would take 3 ms to make, in every process that runs or serves a flow.
+    __slots__ = (
+        "connections", "custom", "depth", "downstream", "feeds", "flow_id", "grouped", "routes", "routines",
+        "strategy", "upstream",
+    )  # fmt: skip
+
+    def __init__(
+        self, flow_id: str, strategy: str, routines: tuple[RoutineSpec, ...], connections: tuple[ConnectionSpec, ...]
+    ) -> None:
+        """``strategy``: ``"concurrent"`` or ``"sequential"``."""
+        self.flow_id = flow_id
+        self.strategy = strategy
+        self.routines = routines
+        self.connections = connections
+        derived = _derived(routines, connections)
+        #: (routine, event) -> numbers of the connections it feeds
+        self.routes: dict[tuple[int, int], tuple[int, ...]] = derived["routes"]
+        #: routine -> every routine from which it can be reached
+        self.upstream: tuple[frozenset[int], ...] = derived["upstream"]
+        #: routine -> direct successors
+        self.downstream: tuple[frozenset[int], ...] = derived["downstream"]
+        #: routine -> (target, slot) of everything it feeds that is bounded
+        self.feeds: tuple[tuple[tuple[int, int], ...], ...] = derived["feeds"]
+        #: routines whose policy takes several emissions for one activation; sources first
+        self.grouped: tuple[int, ...] = derived["grouped"]
+        #: routines whose policy is the user's own code
+        self.custom: tuple[int, ...] = derived["custom"]
+        #: routine -> steps to the farthest sink reachable without going round a cycle
+        self.depth: tuple[int, ...] = derived["depth"]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Topology) and self._shape() == other._shape()
+
+    def __hash__(self) -> int:
+        return hash(self._shape())
+
+    def __repr__(self) -> str:
+        return f"Topology{self._shape()!r}"
+
+    def _shape(self) -> tuple[Any, ...]:
+        return self.flow_id, self.strategy, self.routines, self.connections
 
     def index_of(self, routine_id: str) -> int | None:
         """Number of the routine, or None."""
@@ -95,7 +113,7 @@ class Topology:
         }
 
     @classmethod
-    def from_plain(cls, data: dict[str, Any]) -> Topology:
+    def from_plain(cls, data: dict[str, Any]) -> "Topology":
         routines = []
         for row in data["routines"]:
             rid, class_name, slots, events, style, policy, workers, is_ordered, timeout_s, error, queue_max = row

@@ -19,20 +19,18 @@ import sys
 import types
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..errors import CheckpointDamaged, CheckpointFormat, NotShippable
 from . import reducers, shipped
-from .packer import MAIN, Key, Packer
+from .shipped import MAIN, Key
 from .values import Encoder, unpack_simple
 
 _FORMAT: Final = 1
 _PYTHON: Final = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"
 
 
-@dataclass(frozen=True, slots=True)
-class CodeBundle:
+class CodeBundle(NamedTuple):
     """The code of one flow. Equal code has an equal digest."""
 
     data: bytes
@@ -77,6 +75,8 @@ _shipped_classes: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictio
 
 
 def _pack(routines: Mapping[str, object], main: types.ModuleType | None, *, is_partial: bool) -> CodeBundle:
+    from .packer import Packer  # who only loads code need not have it
+
     try:
         packed = Packer(main, _take_by_dill, is_partial=is_partial, is_careful=False).pack(routines)
     except NotShippable:  # perhaps only a class of `__main__` that nobody needs

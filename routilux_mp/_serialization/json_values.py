@@ -9,7 +9,6 @@ signature before anything is loaded.
 from __future__ import annotations
 
 import base64
-import json
 import math
 from typing import Any
 
@@ -51,6 +50,8 @@ def to_json(value: Any, owner: Any = None, where: Where = "value", depth: int = 
     if kind in (tuple, set, frozenset):
         items = [to_json(item, owner, (where, i), depth + 1) for i, item in enumerate(value)]
         if kind is not tuple:
+            import json  # workers need it for nothing else
+
             items.sort(key=json.dumps)  # the same set gives the same document in every process
         return {f"${kind.__name__}": items}
     if kind is Sealed:

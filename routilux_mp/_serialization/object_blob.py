@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
 
@@ -27,11 +26,13 @@ _PART: Final = struct.Struct("<QI")  # bytes of one part's pickle, its buffers
 _SPAN: Final = struct.Struct("<QQ")  # offset and size of a buffer
 
 
-@dataclass(frozen=True, slots=True)
 class Unreadable:
     """Stands for an item whose objects cannot be built in this process."""
 
-    error: EmissionNotSerializable
+    __slots__ = ("error",)
+
+    def __init__(self, error: EmissionNotSerializable) -> None:
+        self.error = error
 
 
 def dump_part(encoder: Encoder, item: Any, objects: list[Any], digests: Any) -> Part:

@@ -20,11 +20,9 @@ from typing import Any, Final, NamedTuple
 from ..errors import NotShippable
 from . import reducers, shipped
 from .paths import deepest_failure, path_to
+from .shipped import MAIN, Key
 from .values import Encoder
 
-#: The namespace of ``__main__``; others are the name of an importable module, or a number.
-MAIN: Final = -1
-Key = int | str
 ByDill = Callable[[Any], reducers.Reduced]
 #: Says what stands at a path, and of which type it is.
 _Label = Callable[[str, str], str]

@@ -7,7 +7,6 @@ it that holds all of them becomes one ``Sealed``; everything beside it stays pla
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
@@ -18,11 +17,19 @@ class ClosedObject(NamedTuple):
     number: int
 
 
-@dataclass(frozen=True, slots=True)
 class Sealed:
     """A value that was not opened: signed bytes, good wherever values of documents are."""
 
-    data: bytes
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sealed) and self.data == other.data
+
+    def __hash__(self) -> int:
+        return hash(self.data)
 
 
 class Joined(NamedTuple):

@@ -16,17 +16,19 @@ import importlib.machinery
 import sys
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from ..errors import NotShippable
 
 _HEAP_TYPE = 1 << 9
 
+#: The namespace of ``__main__``; others are the name of an importable module, or a number.
+MAIN: Final = -1
+Key = int | str
 
-@dataclass(frozen=True, slots=True)
-class Table:
+
+class Table(NamedTuple):
     """What one piece of code brought into this process, by number."""
 
     classes: list[type]

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import KeyUnavailable, SignatureInvalid
-from ..settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ..settings import Settings
 
 KEY_BYTES = 32
 KEY_ID_BYTES = 8

@@ -7,7 +7,6 @@ then outstanding is dispatched like anything else.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._core.apply import apply
@@ -150,7 +149,7 @@ def with_settings_of(job: Job, topology: Topology) -> None:
         routines.append(
             spec._replace(error=mine.error, timeout_s=mine.timeout_s, workers=workers, queue_max=mine.queue_max)
         )
-    job.topology = replace(job.topology, routines=tuple(routines), strategy=topology.strategy)
+    job.topology = Topology(job.topology.flow_id, topology.strategy, tuple(routines), job.topology.connections)
 
 
 def environment() -> dict[str, object]:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from .._core.records import Adopted, Durable
 from .._history import ExecutionRecord, Timestamp
 
 if TYPE_CHECKING:
+    from .._core.records import Durable
     from .jobs import JobHere
 
 #: A place in the log: epoch, commit, frame.
@@ -42,6 +42,7 @@ class LogOnDisk:
 
     def shared_log(self) -> list[dict[str, Any]]:
         """All entries, in commit order. What has been read of the log is not read again."""
+        from .._core.records import Adopted
         from .records import encoded_log_of, past_of
 
         for ref, record in self._records(self._read_to):

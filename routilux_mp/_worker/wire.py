@@ -6,8 +6,7 @@ four-byte length and a MessagePack array whose first element is the kind. Users'
 opaque bytes.
 """
 
-from __future__ import annotations
-
+# Annotations are not postponed here: of a NamedTuple each one that is text is compiled, at every start.
 from collections.abc import Mapping
 from struct import Struct
 from typing import Any, NamedTuple

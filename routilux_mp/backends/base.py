@@ -5,8 +5,7 @@ message, never decides, never blocks its caller except in :meth:`Backend.poll` a
 :meth:`Backend.close`, and never loses what a worker said before it died.
 """
 
-from __future__ import annotations
-
+# Annotations are not postponed here: of a NamedTuple each one that is text is compiled, at every start.
 import signal as signals
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
