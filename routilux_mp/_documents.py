@@ -6,14 +6,11 @@ and written again, so that a document passes unharmed through an older reader.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import secrets
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ._history import ExecutionRecord, Timestamp, serialized
@@ -186,6 +183,8 @@ def document_to_json(document: Document) -> dict[str, Any]:
 
 def task_digests(task: Mapping[str, Any]) -> list[str]:
     """What tells whether somebody has changed a pending task: its input, and when it is to run."""
+    import hashlib  # only who resumes a document needs it
+
     parts = (task.get("data"), [task.get("priority"), task.get("not_before")])
     return [hashlib.blake2b(json.dumps(part).encode(), digest_size=8).hexdigest() for part in parts]
 
@@ -233,7 +232,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         DefinitionError: it is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
     except ValueError as error:
         raise DefinitionError(f"{os.fspath(path)} is not JSON: {error}") from error
 
@@ -275,6 +275,9 @@ def _records(records: list[dict[str, Any]]) -> Iterator[str]:
 
 def write_json(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
     """Replace the file at ``path`` by ``data``, whole or not at all."""
+    import secrets
+    from pathlib import Path
+
     target = Path(path)
     private = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:

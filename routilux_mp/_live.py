@@ -244,6 +244,10 @@ class LiveJob:
 
     # -- writing --------------------------------------------------------------------------------
 
+    def encode_checkpoint(self, checkpoint: Any) -> bytes:
+        """What is kept beside a pause, as the job keeps it."""
+        return self._values.encode_bytes(checkpoint, "", CHECKPOINT_KEY)
+
     def put_routine_state(self, routine_id: str, state: Mapping[str, Any]) -> None:
         """Replace the user's keys; the framework's stay where they are not named."""
         old = self.handle.view.routine_states.get(routine_id, {})

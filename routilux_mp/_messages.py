@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ._delivery import Delivery
 from ._history import Timestamp
 from .output import OutputHandler
 
@@ -85,4 +84,6 @@ class Messages(ABC):
         """See that the outputs of a live job reach the handler."""
         handle = getattr(self._source, "handle", None)
         if handle is not None and self._output_handler is not None and handle.delivery is None:
+            from ._delivery import Delivery
+
             handle.delivery = Delivery(handle, lambda: self._output_handler)

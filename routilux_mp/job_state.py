@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from ._documents import Document, document_from_json, document_to_json, read_json, write_json
 from ._history import ExecutionRecord, History, Timestamp
-from ._live import LiveJob
 from ._messages import Messages
 from ._serialization.registry import Serializable, register_serializable
-from ._state_values import WriteThrough, replace_all
 from ._waiting import Progress, wait_for_end, wait_until
+from ._write_through import WriteThrough, replace_all
 from .errors import DefinitionError, FlowMismatch, UsageError
 from .output import OutputHandler
 from .status import JobStatus
 
 if TYPE_CHECKING:
+    from ._live import LiveJob
     from ._serialization.signing import Signer
     from ._supervisor.handle import JobHandle
 
@@ -241,7 +241,7 @@ class JobState(Messages, Serializable):
     def serialize(self) -> dict[str, Any]:
         """Everything as JSON-able data, enough to resume the job on another host."""
         source = self._source
-        if isinstance(source, LiveJob):
+        if not isinstance(source, Document):
             return document_to_json(source.snapshot())
         with self._lock:  # plain data, which another thread may be writing
             return document_to_json(source)
@@ -317,6 +317,8 @@ class JobState(Messages, Serializable):
 
     def _attach(self, handle: JobHandle, signer: Signer) -> None:
         """Become live; what was edited while detached is done to the job now."""
+        from ._live import LiveJob  # while the first worker starts, and not before
+
         with self._lock:
             before = self._source
             notes = before if isinstance(before, Document) else before.notes
@@ -349,7 +351,7 @@ class JobState(Messages, Serializable):
         document.touch()
 
     def _live_or_fail(self) -> LiveJob:
-        assert isinstance(self._source, LiveJob), "a job that was just submitted is live"
+        assert not isinstance(self._source, Document), "a job that was just submitted is live"
         return self._source
 
     @property
@@ -358,7 +360,7 @@ class JobState(Messages, Serializable):
 
     @property
     def _live(self) -> LiveJob | None:
-        return self._source if isinstance(self._source, LiveJob) else None
+        return None if isinstance(self._source, Document) else self._source
 
     def retry_count(self, routine_id: str) -> int:
         """Retries of the routine's latest failing activation."""
@@ -371,7 +373,7 @@ class JobState(Messages, Serializable):
             )  # fmt: skip
 
     def _detached(self, what: str) -> Document:
-        if isinstance(self._source, LiveJob):
+        if not isinstance(self._source, Document):
             raise UsageError(
                 f"job '{self.job_id}' is live: its {what} cannot be set; use flow.pause, flow.resume or flow.cancel"
             )

@@ -1,5 +1,8 @@
 """Where jobs run: one supervisor with its workers, and the calls that reach it.
 
+What only jobs that run need is imported where it is used, behind ``_supervisor``: the process that workers come from
+starts meanwhile.
+
 The rule owned here: nothing is dropped. Leaving a ``with Runtime()`` block, and the end of the script
 for the default runtime, wait for queued work; what cannot end (a paused job) stays resumable.
 """
@@ -15,13 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ._compile import compile_flow
 from ._current_runtime import activate, close_default, configure, current_runtime, deactivate, remember
-from ._delivery import Observer
 from ._documents import Document
-from ._live import LiveJob, ViewLimits, describe
-from ._resuming import go_on, go_on_by_id
 from ._starting import TRIGGER, entry_of, refused, settle
-from ._state_values import CHECKPOINT_KEY, Values
-from ._transfer import entry_params_of, state_ops
 from ._waiting import deadline_of, left_of, wait_for_all
 from .errors import DefinitionError, RuntimeClosed, UnknownName
 from .job_state import JobState
@@ -67,13 +65,9 @@ class Runtime:
         **settings: Any,
     ) -> None:
         self.settings = Settings.load(
-            max_workers=thread_pool_size,
-            checkpoint_dir=checkpoint_dir,
-            backend=backend,
-            durability=durability,
-            settle_s=settle_s,
-            **settings,
-        )
+            max_workers=thread_pool_size, checkpoint_dir=checkpoint_dir, backend=backend, durability=durability,
+            settle_s=settle_s, **settings,
+        )  # fmt: skip
         self._lock = threading.RLock()
         self._made: Supervisor | None = None
         self._may_create_key = True  # a standby must not: it would be another one than the jobs are signed with
@@ -123,6 +117,8 @@ class Runtime:
         compiled = compile_flow(flow, self.settings, "concurrent")
         before = job_state if job_state is not None and job_state.status.is_terminal else None
         if before is not None and entry_params is None:
+            from ._transfer import entry_params_of
+
             entry_params = entry_params_of(before)
         entry, slot = entry_of(compiled.topology)
         is_settling = entry_params is not None
@@ -194,7 +190,7 @@ class Runtime:
         elif live.handle.view.is_terminal:
             live.curtain.pause(reason, checkpoint)
         else:
-            encoded = b"" if checkpoint is None else self._encode(job_state.job_id, checkpoint)
+            encoded = b"" if checkpoint is None else live.encode_checkpoint(checkpoint)
             live.handle.pause(reason, encoded, timeout_s, is_offer=handover)
             view = live.handle.view
             if view.is_terminal and view.status != "failed":
@@ -204,6 +200,8 @@ class Runtime:
         self, flow: Flow, job_state: JobState, *, takeover: bool = False, on_code_change: str | None = None
     ) -> JobState:
         """Go on with a job; see :meth:`Flow.resume`. ``on_code_change``: instead of the setting."""
+        from ._resuming import go_on
+
         return go_on(self, flow, job_state, takeover, on_code_change)
 
     def resume_job(
@@ -215,6 +213,8 @@ class Runtime:
             ValueError: no such job, it does not fit the flow, or its code has changed (``CodeChanged``).
             JobOwned: another living process owns it.
         """
+        from ._resuming import go_on_by_id
+
         return go_on_by_id(self, job_id, flow, takeover, on_code_change)
 
     def cancel(self, job_state: JobState, reason: str = "", timeout_s: float | None = None) -> None:
@@ -337,20 +337,16 @@ class Runtime:
         return flow
 
     def _submit(
-        self,
-        compiled: CompiledFlow,
-        state: JobState,
-        entry: str | None,
-        slot: str | None,
-        params: dict[str, Any] | None,
-        timeout_s: float | None,
-        before: JobState | None,
-    ) -> None:
+        self, compiled: CompiledFlow, state: JobState, entry: str | None, slot: str | None,
+        params: dict[str, Any] | None, timeout_s: float | None, before: JobState | None,
+    ) -> None:  # fmt: skip
         if params is not None and not isinstance(params, dict):
             raise DefinitionError(f"entry_params must be a dictionary, got {type(params).__name__}")
         if before is not None:
             state.metadata = {**before.metadata, "rerun_of": before.job_id}
         supervisor = self._supervisor()
+        from ._transfer import state_ops
+
         with state._lock:  # what another thread writes meanwhile goes to the job that is live then
             handle = supervisor.submit(
                 compiled,
@@ -377,6 +373,8 @@ class Runtime:
         self._states[state.job_id] = state
         handle = state._live_or_fail().handle
         if self._hooks and handle.observer is None:
+            from ._delivery import Observer
+
             handle.observer = Observer(handle, state, lambda: list(self._hooks))
 
     def _state_of(self, handle: JobHandle) -> JobState:
@@ -388,11 +386,10 @@ class Runtime:
                 self._know(state)
             return state
 
-    def _encode(self, job_id: str, checkpoint: Any) -> bytes:
-        return Values(job_id, self._supervisor().signer).encode_bytes(checkpoint, "", CHECKPOINT_KEY)
-
     def _describe(self, handle: JobHandle) -> bytes:
         """``job_state.json`` of a job, for the supervisor to write."""
+        from ._live import LiveJob, ViewLimits, describe
+
         state = self._states.get(handle.job_id)
         live = state._live if state is not None else None
         if live is None or live.handle is not handle:

@@ -1,16 +1,17 @@
 """What the supervisor is given of a flow. By itself, so that whoever compiles one need not import the engine."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: of a NamedTuple each one that is text is compiled, at every start.
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from .._core.job import Job
-from .._core.stimuli import Annotate, Edit
 from .._core.topology import Topology
 
+if TYPE_CHECKING:
+    from .._core.job import Job
+    from .._core.stimuli import Annotate, Edit
+
 #: What the caller changed in a document, as stimuli of the job that it tells of.
-Edits = Callable[[Job], Sequence[Annotate | Edit]]
+Edits: TypeAlias = "Callable[[Job], Sequence[Annotate | Edit]]"
 
 
 def unportable(topology: Topology, why: str) -> dict[str, Any]:
