@@ -11,6 +11,7 @@ import ast
 import functools
 import hashlib
 import inspect
+import linecache
 import re
 import sys
 import textwrap
@@ -35,7 +36,8 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 #: CPython 3.11 fails with a SystemError when two threads parse at once (gh-106905).
 _parsing: Final = threading.Lock()
-#: Finding the text of a class means to parse its module.
+#: file -> its lines, and where its classes are: finding one means to parse the whole file, so all are looked for.
+_files: Final[dict[str, tuple[list[str], dict[str, slice]]]] = {}
 _classes: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 
@@ -176,13 +178,43 @@ def _part(thing: type | FunctionType, code: bytes) -> dict[str, Any]:
     source, file = None, None
     try:
         file = inspect.getsourcefile(thing)
-        with _parsing:
+        if isinstance(thing, FunctionType):
             source = inspect.getsource(thing)
-    except (OSError, TypeError, IndexError, SyntaxError):
+        elif file is not None:
+            source = _text_of_class(thing, file)
+    except (OSError, TypeError, IndexError, SyntaxError, ValueError, RecursionError):
         pass  # typed at a prompt, or its file has changed since
     if source is not None and len(source) > SOURCE_CHARACTERS_MAX:
         source = None
     return {"source": source, "code": hashlib.sha256(code).hexdigest(), "file": file}
+
+
+def _text_of_class(cls: type, file: str) -> str | None:
+    """What ``inspect.getsource`` would find, with one look at each file for all of its classes."""
+    linecache.checkcache(file)
+    lines = linecache.getlines(file, vars(sys.modules[cls.__module__]))
+    known = _files.get(file)
+    if known is None or known[0] is not lines:
+        with _parsing:
+            tree = ast.parse("".join(lines))
+        known = _files[file] = lines, dict(reversed(list(_classes_in(tree, ""))))
+    place = known[1].get(cls.__qualname__)
+    return None if place is None else "".join(lines[place])
+
+
+def _classes_in(node: Any, prefix: str) -> Iterator[tuple[str, slice]]:
+    """Qualified name and lines of every class that is defined under a node, in order."""
+    for name in ("body", "orelse", "handlers", "finalbody", "cases"):
+        statements = getattr(node, name, ())
+        for child in statements if isinstance(statements, list) else ():
+            inner = prefix
+            if isinstance(child, ast.ClassDef):
+                first = min([child.lineno, *(decorator.lineno for decorator in child.decorator_list)])
+                yield prefix + child.name, slice(first - 1, child.end_lineno)
+                inner = f"{prefix}{child.name}."
+            elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                inner = f"{prefix}{child.name}.<locals>."
+            yield from _classes_in(child, inner)
 
 
 def _code_of_class(cls: type) -> bytes:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import importlib
+import inspect
+import sys
+import textwrap
 import types
 import zlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +67,85 @@ def test_the_source_is_kept_where_there_is_one() -> None:
     assert part["source"].startswith("class Here:")
     [typed] = source_of(define(BASE))["parts"].values()
     assert typed["source"] is None
+
+
+CLASSES = """
+import functools
+
+def wrapped(cls):
+    return cls
+
+class Plain:
+    def go(self):
+        return 1  # one
+    # the end
+
+@wrapped
+@functools.partial(lambda cls, n: cls, n=1)
+class Decorated(Plain):
+    class Inner:
+        x = [
+            1,
+        ]
+
+def local():
+    try:
+        class Local:
+            pass
+    finally:
+        pass
+    return Local
+
+if True:
+    class Twice: first = True
+else:
+    class Twice: first = False
+
+match 1:
+    case 1:
+        class Matched: pass
+
+Local = local()
+Inner = Decorated.Inner
+"""
+
+
+@pytest.fixture
+def classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    (tmp_path / "classes_of_a_user.py").write_text(CLASSES)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("classes_of_a_user")
+    del sys.modules["classes_of_a_user"]
+
+
+def text_of(cls: type) -> str:
+    [text] = {part["source"] for place, part in source_of(cls())["parts"].items() if place.endswith(cls.__qualname__)}
+    return str(text)
+
+
+@pytest.mark.parametrize("name", ["Plain", "Decorated", "Inner", "Local", "Matched"])
+def test_the_text_of_a_class_is_the_one_that_inspect_finds(classes: types.ModuleType, name: str) -> None:
+    cls = getattr(classes, name)
+    there, here = (ast.dump(ast.parse(textwrap.dedent(text))) for text in (inspect.getsource(cls), text_of(cls)))
+    assert here == there
+    assert "first = True" in text_of(classes.Twice)
+
+
+def test_a_file_is_looked_through_once_for_all_of_its_classes(
+    classes: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse, parsed = ast.parse, []
+    monkeypatch.setattr(ast, "parse", lambda *a, **k: parsed.append(a) or parse(*a, **k))
+    for name in ("Plain", "Decorated", "Inner", "Local"):
+        assert text_of(getattr(classes, name))
+    assert len(parsed) == 1
+
+
+def test_a_file_that_has_changed_is_looked_through_again(classes: types.ModuleType) -> None:
+    assert text_of(classes.Plain)
+    Path(str(classes.__file__)).write_text("# another line\n" + CLASSES.replace("return 1", "return 22"))
+    again = type("Plain", (), {"__module__": classes.__name__})  # of the one before the text is known
+    assert "return 22" in text_of(again)
 
 
 def described(source: str | None, code: str = "c", python: str = "3.11") -> dict:
