@@ -1,7 +1,6 @@
 """Where jobs run: one supervisor with its workers, and the calls that reach it.
 
-What only jobs that run need is imported where it is used, behind ``_supervisor``: the process that workers come from
-starts meanwhile.
+What only jobs that run need is imported where it is used, while the process that workers come from starts.
 
 The rule owned here: nothing is dropped. Leaving a ``with Runtime()`` block, and the end of the script
 for the default runtime, wait for queued work; what cannot end (a paused job) stays resumable.
@@ -310,11 +309,15 @@ class Runtime:
         backend = None
         with ExitStack() as stack:
             if self.settings.backend == "local":
+                from .backends.launching import launch
+
+                launched = launch()
+                stack.callback(launched.close)  # unless there is somebody who does it
                 from .backends.local import LocalBackend
 
-                backend = LocalBackend()
-                stack.callback(backend.close)  # unless there is somebody who does it
-                backend.prepare()
+                backend = LocalBackend(launched)
+                stack.pop_all()
+                stack.callback(backend.close)
             from ._supervisor.supervisor import Supervisor
 
             made = Supervisor(self.settings, self._describe, may_create_key=self._may_create_key, backend=backend)

@@ -26,8 +26,8 @@ from .._worker.liveness import IDLE, Page, make_page_fd
 from .._worker.wire import Forget, JobInfo, Reported, Task, Text, decode, encode, frame
 from ..errors import BackendError
 from ._pipe import Pipe
-from ._spawn import spawn_python
 from .base import Code, CodeReady, CodeRefused, Died, Event, Exit, Message, Printed, Report, Started
+from .launching import Launched, launch
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class _Worker:
 class LocalBackend:
     """See :class:`~routilux_mp.backends.base.Backend`. Starts nothing before it is needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, launched: Launched | None = None) -> None:
+        """``launched``: a nursery that has been started already; it is this backend's from here on."""
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
@@ -76,8 +77,10 @@ class LocalBackend:
         self._nursery_pid = 0
         self._alive_fd = -1
         self._is_closed = False
-        self._shared = shared.new_path()
+        self._shared = shared.new_path() if launched is None else launched.shared_dir
         self._has_shared = False
+        if launched is not None:
+            self._adopt(launched)
 
     # -- orders ---------------------------------------------------------------------------------
 
@@ -85,7 +88,7 @@ class LocalBackend:
         """Start the nursery."""
         self._check_open()
         if self._nursery is None:
-            self._start_nursery()
+            self._adopt(launch(self._shared))
             for code in self._codes.values():
                 self._load(code)
 
@@ -278,30 +281,9 @@ class LocalBackend:
 
     # -- the nursery ----------------------------------------------------------------------------
 
-    def _start_nursery(self) -> None:
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as error:
-            raise BackendError(f"the process that starts workers cannot be started: {error}") from error
-        try:
-            alive_read, self._alive_fd = os.pipe()
-        except OSError as error:
-            ours.close()
-            theirs.close()
-            raise BackendError(f"the process that starts workers cannot be started: {error}") from error
-        fds = (theirs.fileno(), alive_read)
-        arguments = (*fds, os.getpid(), self._shared)
-        statement = f"__import__('routilux_mp.backends.nursery', fromlist=['main']).main(*{arguments!r})"
-        try:
-            self._nursery_pid = spawn_python(statement, fds)
-        except OSError as error:
-            ours.close()
-            os.close(self._alive_fd)
-            raise BackendError(f"the process that starts workers cannot be started: {error}") from error
-        finally:
-            theirs.close()
-            os.close(alive_read)
-        self._nursery = Pipe(ours, self._selector, self)
+    def _adopt(self, launched: Launched) -> None:
+        self._nursery_pid, self._alive_fd = launched.pid, launched.alive_fd
+        self._nursery = Pipe(launched.sock, self._selector, self)
 
     def _tell_nursery(self, *message: Any, fds: tuple[int, ...] = ()) -> None:
         assert self._nursery is not None, "orders come after prepare()"

@@ -27,7 +27,7 @@ from routilux_mp._storage.control import Request
 from routilux_mp._storage.log import Tenure
 from routilux_mp._storage.store import Store
 from routilux_mp._supervisor import commits, remote, standby, vigil
-from routilux_mp.backends import local, nursery
+from routilux_mp.backends import launching, nursery
 from routilux_mp.errors import RoutiluxError
 from routilux_mp.settings import Settings
 from routilux_mp.standby import hand_over_on_sigterm
@@ -200,7 +200,7 @@ def _keep_nurseries() -> None:
             _become_nursery(theirs)
         theirs.close()
         stock.append((pid, ours))
-    spawn = local.spawn_python
+    spawn = launching.spawn_python
 
     def start(statement: str, pass_fds: Sequence[int]) -> int:
         if not stock:
@@ -211,7 +211,7 @@ def _keep_nurseries() -> None:
             to.sendmsg([statement.encode()], rights)
         return pid
 
-    local.spawn_python = start
+    launching.spawn_python = start
 
 
 def _become_nursery(told: socket.socket) -> None:
