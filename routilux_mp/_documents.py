@@ -11,6 +11,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, ClassVar
 
 from ._history import ExecutionRecord, Timestamp, serialized
@@ -245,14 +246,18 @@ _AT_ONCE = 200
 def to_text(data: dict[str, Any]) -> str:
     """JSON for people to read: a line for every key, and for every element of what is below.
 
+    An iterator gives records that are made as they are written: thousands at a time are work for the garbage collector.
     ``json`` indents in Python, which takes all threads of the owner three times as long for a long history.
     """
     return "{\n  " + ",\n  ".join([f"{json.dumps(key)}: {_lines(value)}" for key, value in data.items()]) + "\n}"
 
 
 def _lines(value: Any) -> str:
+    if isinstance(value, Iterator):
+        text = ",\n    ".join(_records(value))
+        return f"[\n    {text}\n  ]" if text else "[]"
     if isinstance(value, list) and value:
-        lines = _records(value) if _is_record(value[0]) else map(json.dumps, value)
+        lines = _records(iter(value)) if _is_record(value[0]) else map(json.dumps, value)
         return "[\n    " + ",\n    ".join(lines) + "\n  ]"
     if isinstance(value, dict) and value:
         return "{\n    " + ",\n    ".join([json.dumps({key: each})[1:-1] for key, each in value.items()]) + "\n  }"
@@ -263,14 +268,14 @@ def _is_record(value: Any) -> bool:
     return isinstance(value, dict) and next(iter(value), None) == "_type"
 
 
-def _records(records: list[dict[str, Any]]) -> Iterator[str]:
+def _records(records: Iterator[dict[str, Any]]) -> Iterator[str]:
     """Many in one call, and the lines broken afterwards: a call for each takes three times as long.
 
     Where the pattern stands a value ends and another one begins: inside of a text a quotation mark has a backslash
     before it, and behind a text no name follows.
     """
-    for at in range(0, len(records), _AT_ONCE):
-        yield json.dumps(records[at : at + _AT_ONCE])[1:-1].replace('}, {"_type"', '},\n    {"_type"')
+    while some := list(islice(records, _AT_ONCE)):
+        yield json.dumps(some)[1:-1].replace('}, {"_type"', '},\n    {"_type"')
 
 
 def write_json(path: str | os.PathLike[str], data: dict[str, Any]) -> None:

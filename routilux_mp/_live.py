@@ -8,16 +8,16 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from copy import copy
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._core.stimuli import StateOp
 from ._curtain import Curtain
 from ._documents import ENGINE, ENGINE_OMITTED, Document, document_to_json, to_text
-from ._history import ExecutionRecord, Timestamp
+from ._history import ExecutionRecord, Timestamp, serialized
 from ._serialization.batch import decode_value
 from ._serialization.signing import Signer
-from ._shown import framework_state, plain_times, records_of, shown_output
+from ._shown import framework_state, plain_times, records_of, rows_of, shown_output
 from ._state_values import CHECKPOINT_KEY, HIDDEN, Values
 from .errors import RoutiluxError, RuntimeClosed
 from .status import JobStatus
@@ -318,27 +318,37 @@ class LiveJob:
         other._values = Values(self.job_id, self._values.signer.that_opens_nothing())
         return other
 
-    def snapshot(self, limits: ViewLimits | None = None) -> Document:
-        """The job at one commit, whole and self-contained: enough to go on with it elsewhere.
+    def snapshot(self) -> Document:
+        """The job at one commit, whole and self-contained: enough to go on with it elsewhere."""
+        cut = self.handle.cut(is_durable=True, bytes_max=None)
+        still = self._still(cut)
+        return still._document(cut, list(still.history()))
 
-        ``limits``: what is more is left out. With them, nothing is waited for.
-        """
-        cut = self.handle.cut(is_durable=limits is None, bytes_max=None if limits is None else limits.bytes_max)
+    def shown(self, limits: ViewLimits) -> dict[str, Any]:
+        """The same for people, see ``to_text``: what is more than ``limits`` is left out, and nothing is waited for."""
+        cut = self.handle.cut(is_durable=False, bytes_max=limits.bytes_max)
+        count = cut.view.history_count
+        is_long = count > limits.history_max or cut.logged_bytes > limits.bytes_max
+        document = self._still(cut)._document(cut, self.own_records)
+        if is_long:
+            newest = cut.newest_history(*limits)
+            document.unknown["execution_history_omitted"] = max(0, count - len(newest))
+            rows = rows_of(newest)
+        else:
+            rows = chain(serialized(self.before), rows_of(cut.history()))
+        data = document_to_json(document)
+        data["execution_history"] = chain(rows, data["execution_history"])
+        return data
+
+    def _still(self, cut: Cut) -> LiveJob:
         still = copy(self)
         still.handle = cut  # type: ignore[assignment]  # it reads like the handle, but does not move
-        return still._document(cut, limits)
+        return still
 
-    def _document(self, cut: Cut, limits: ViewLimits | None) -> Document:
+    def _document(self, cut: Cut, history: list[ExecutionRecord]) -> Document:
         unknown: dict[str, Any] = {
             "dead_letters": [plain_times(self._letter(letter)) for letter in cut.view.dead_letters]
         }
-        count = cut.view.history_count
-        if limits is not None and (count > limits.history_max or cut.logged_bytes > limits.bytes_max):
-            items = cut.newest_history(*limits)
-            history = [*records_of(items), *self.own_records]
-            unknown["execution_history_omitted"] = max(0, count - len(items))
-        else:
-            history = list(self.history())
         if cut.is_whole:
             # Of an ended job too: it may show "paused", and be resumed elsewhere to show its end again.
             unknown[ENGINE] = base64.b64encode(cut.engine()).decode("ascii")
@@ -373,17 +383,12 @@ def describe(live: LiveJob, limits: ViewLimits) -> bytes:
     that would run their code here.
     """
     try:
-        data = document_to_json(live.that_opens_nothing().snapshot(limits))
+        return to_text(live.that_opens_nothing().shown(limits)).encode()
     except RoutiluxError as error:
         # The log is the truth; the view then says only what it can, and why.
-        data = {
-            "_type": "JobState",
-            "job_id": live.job_id,
-            "flow_id": live.flow_id,
-            "status": live.handle.view.status,
-            "incomplete": f"{type(error).__name__}: {error}",
-        }
-    return to_text(data).encode()
+        names = {"_type": "JobState", "job_id": live.job_id, "flow_id": live.flow_id}
+        why = f"{type(error).__name__}: {error}"
+        return to_text({**names, "status": live.handle.view.status, "incomplete": why}).encode()
 
 
 def metadata_of(view: JobView) -> dict[str, Any]:
