@@ -98,14 +98,15 @@ def test_a_disk_that_is_slow_makes_the_workers_wait(tmp_path: Path, monkeypatch:
         state = runtime.execute(flow, "source", {}, settle_s=0)
         live = _live(runtime, state)
         try:
-            _wait_until(lambda: live.held_answers)
+            # An answer that is not to wait is among the held ones for a moment, too.
+            _wait_until(lambda: live.volatile_bytes > 4 * SIZE and live.held_answers)
             _wait_until(lambda: len(live.job.routines[0].special) == 1)
             most = live.volatile_bytes
         finally:
             may_commit.set()
         assert JobState.wait_for_completion(flow, state, timeout=60)
         assert [r["i"] for r in state.results("sink", "out")] == list(range(COUNT))
-    assert 4 * SIZE < most < 20 * SIZE
+    assert most < 20 * SIZE
 
 
 def test_queued_payloads_leave_memory_and_the_view_and_are_all_there(
