@@ -18,17 +18,19 @@ import sys
 import threading
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from ..errors import CheckpointDamaged, EmissionNotSerializable, KeyUnavailable
 from . import arrays
 from .object_blob import ObjectBlob, Part, dump_part, write_blob
 from .object_blob import Unreadable as Unreadable
+from .packing import Unpacker
 from .paths import nesting_fault, path_to
 from .places import DOCUMENT_PLACE
 from .sealed import Sealed, seal
 from .signing import SIGNATURE_BYTES, Signer
-from .values import DEPTH_MAX, Beside, Decoder, Encoder, ObjectFound, unpack_simple
+from .values import DAMAGE, DEPTH_MAX, Beside, Decoder, Encoder, ObjectFound, damaged, unpack_simple
 
 _VERSION: Final = 0x10
 _HAS_MARKS, _HAS_OBJECTS, _HAS_BESIDE, _IS_JOINED = 1, 2, 4, 8
@@ -129,8 +131,51 @@ def decode_batch(
 
 
 def is_plain_batch(data: bytes | memoryview) -> bool:
-    """Whether it holds neither objects nor large arrays: it is decoded as a whole, and quickly."""
+    """Whether it holds neither objects nor large arrays: a :class:`PlainReader` can read it."""
     return bool(data) and data[0] ^ _VERSION <= _HAS_MARKS
+
+
+class PlainReader:
+    """A plain batch that is read in parts, in order: no item is decoded twice, or given to two handlers.
+
+    Raises:
+        CheckpointDamaged: these are not the bytes of a batch.
+    """
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        packed = memoryview(data)[1:]
+        self._decoder = Decoder(has_marks=bool(data[0] ^ _VERSION))
+        self._size = len(packed)
+        self._unpacker = Unpacker(max_buffer_size=self._size, **self._decoder.options)
+        #: Items before this one are not to be had any more.
+        self.given = 0
+        try:
+            self._unpacker.feed(packed)
+            self._count = self._unpacker.read_array_header()
+        except DAMAGE as error:
+            raise damaged(error) from None
+
+    def take(self, start: int, count: int) -> list[Any]:
+        """The items from *start*, which is at least ``given``.
+
+        Raises:
+            CheckpointDamaged: these are not the bytes of a batch, or it has fewer items. Nothing more is to be had.
+        """
+        before, stop = self.given, start + count
+        self.given = sys.maxsize
+        if stop > self._count:
+            raise CheckpointDamaged(f"the batch has {self._count} items, {stop} were asked for")
+        try:
+            for _ in range(start - before):
+                self._unpacker.skip()
+            items = [*islice(self._unpacker, count)]
+            if len(items) != count or (stop == self._count and self._unpacker.tell() != self._size):
+                raise ValueError("the array is shorter or longer than it says")
+        except DAMAGE as error:
+            raise damaged(error) from None
+        self._decoder.check_marks()
+        self.given = stop
+        return items
 
 
 def join_batches(batches: Sequence[tuple[int, bytes]]) -> bytes:

@@ -139,7 +139,7 @@ class Beside:
 class Decoder:
     """Packed bytes to values. ``find_object(part, number)`` gives the objects that were kept while encoding."""
 
-    __slots__ = ("_beside", "_find_object", "_open_marks", "_options")
+    __slots__ = ("_beside", "_find_object", "_open_marks", "options")
 
     def __init__(
         self, has_marks: bool, beside: Beside | None = None, find_object: Callable[[int, int], Any] | None = None
@@ -147,9 +147,10 @@ class Decoder:
         self._beside = beside
         self._find_object = find_object
         self._open_marks = 0
-        self._options = dict(_READING, ext_hook=self._extension)
+        #: For the unpacker.
+        self.options = dict(_READING, ext_hook=self._extension)
         if has_marks:
-            self._options["list_hook"] = self._array
+            self.options["list_hook"] = self._array
 
     def unpack(self, packed: bytes | memoryview) -> Any:
         """The value, all of it.
@@ -158,15 +159,15 @@ class Decoder:
             CheckpointDamaged: the bytes are not what an encoder wrote.
         """
         try:
-            value = unpackb(packed, **self._options)
-        except _DAMAGE as error:
-            raise _damaged(error) from None
-        self._check_marks()
+            value = unpackb(packed, **self.options)
+        except DAMAGE as error:
+            raise damaged(error) from None
+        self.check_marks()
         return value
 
     def unpack_each(self, packed: bytes | memoryview, start: int, stop: int) -> Iterator[Any]:
         """The items of a packed array from *start* up to *stop*, one by one, the others unread."""
-        unpacker = Unpacker(max_buffer_size=len(packed), **self._options)
+        unpacker = Unpacker(max_buffer_size=len(packed), **self.options)
         unpacker.feed(packed)
         try:
             count = unpacker.read_array_header()
@@ -175,14 +176,15 @@ class Decoder:
                     unpacker.skip()
                     continue
                 value = unpacker.unpack()
-                self._check_marks()
+                self.check_marks()
                 yield value
             if stop >= count and unpacker.tell() != len(packed):
                 raise ValueError("bytes are left over")
-        except _DAMAGE as error:
-            raise _damaged(error) from None
+        except DAMAGE as error:
+            raise damaged(error) from None
 
-    def _check_marks(self) -> None:
+    def check_marks(self) -> None:
+        """Raise ``CheckpointDamaged`` if what was read so far ends within a tuple or a set."""
         if self._open_marks:
             raise CheckpointDamaged("encoded values are damaged: a mark stands where none belongs")
 
@@ -210,8 +212,8 @@ def unpack_simple(packed: bytes | memoryview) -> Any:
     """As ``Decoder.unpack`` for values without marks, buffers and objects: the quick way."""
     try:
         return unpackb(packed, ext_hook=_plain_extension, **_READING)
-    except _DAMAGE as error:
-        raise _damaged(error) from None
+    except DAMAGE as error:
+        raise damaged(error) from None
 
 
 class _Mark:
@@ -233,12 +235,13 @@ class _AsObject:
 _MARKS: Final = {_TUPLE: _Mark(tuple), _SET: _Mark(set), _FROZENSET: _Mark(frozenset)}
 _READING: Final[dict[str, Any]] = {"strict_map_key": False, "unicode_errors": "surrogatepass"}
 #: All that reading plain data can raise: no code of the user's runs here.
-_DAMAGE: Final = (
+DAMAGE: Final = (
     ValueError, TypeError, OverflowError, struct.error, MemoryError, OutOfData, UnpackException
 )  # fmt: skip
 
 
-def _damaged(error: BaseException) -> CheckpointDamaged:
+def damaged(error: BaseException) -> CheckpointDamaged:
+    """What is said of one of ``DAMAGE``."""
     return CheckpointDamaged(f"encoded values are damaged: {type(error).__name__}: {error}"[:300])
 
 

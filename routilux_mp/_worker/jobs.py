@@ -14,12 +14,12 @@ from .._core.batch import Batch
 from .._core.effects import Part, Work
 from .._core.stimuli import StateOp
 from .._core.topology import RoutineSpec, Topology
-from .._serialization.batch import Unreadable, decode_batch, decode_value, encode_value, is_plain_batch
+from .._serialization.batch import PlainReader, Unreadable, decode_batch, decode_value, encode_value, is_plain_batch
 from .._serialization.limits import check_size
 from .._serialization.places import cursor_place, emission_place, log_place, message_place, slot_place, state_place
 from .._serialization.signing import Signer
 from ..context import Definitions, FlowReference
-from ..errors import CheckpointDamaged, EmissionNotSerializable, UnknownName
+from ..errors import EmissionNotSerializable, StorageError, UnknownName
 from .batches import Item
 from .invoke import IMMEDIATE, Call, LogicCall, if_readable, logic_call, map_keys, only_parameter, slot_call
 from .notes import SHARED
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 #: Attributes of a routine that are its definition, not state.
 _DEFINITION = frozenset(("_id", "_config", "_slots", "_events", "_logic", "_activation_policy", "_error_handler"))
+
+#: Items of a batch that are decoded together: they and what is made of them stay in the processor's nearest cache.
+_AT_ONCE = 128
 
 
 class Routines(Protocol):
@@ -52,7 +55,8 @@ class JobHere:
         self._workers = {spec.routine_id: spec.workers for spec in self.topology.routines}
         self.signer = Signer(info.keys) if info.keys else None
         self._payloads = PayloadReader(info.blob_dir)
-        self._parted: _Parted | None = None
+        self._reader: PlainReader | None = None
+        self._read = b""  # what it reads
         self.past = LogOnDisk(self)
         numbers = {spec.routine_id: number for number, spec in enumerate(self.topology.routines)}
         self.flow = FlowReference(info.flow_id, Definitions(numbers, lambda number: self.routine(number).object))
@@ -94,20 +98,31 @@ class JobHere:
             EmissionNotSerializable: an object among them cannot be built here.
             CheckpointDamaged, SignatureInvalid, KeyUnavailable: see ``decode_batch``.
         """
-        assert part.batch.data is not None, "the supervisor sends the bytes along"
-        data = self._payloads.open(part.batch.data)
-        place = routine.origin_of(part)
+        source = part.batch.data
+        assert source is not None, "the supervisor sends the bytes along"
+        data = self._payloads.open(source)
         if part.count == part.batch.count or not is_plain_batch(data):
-            return decode_batch(data, self.signer, place, part.start, part.count)
-        # Slow activations get a batch in many small parts: it is decoded once for those that follow each other.
-        last = self._parted
-        if last is None or last.data != data or last.place != place or part.start < last.given:
-            last = self._parted = _Parted(data, place, decode_batch(data, self.signer, place))
-        last.given = part.start + part.count
-        items = last.items[part.start : last.given]
-        if len(items) != part.count:
-            raise CheckpointDamaged(f"the batch has {len(last.items)} items, {last.given} were asked for")
+            return decode_batch(data, self.signer, routine.origin_of(part), part.start, part.count)
+        # Slow activations get a batch in many small parts, each in a message of its own.
+        if self._reader is None or self._read != source or part.start < self._reader.given:
+            self._reader, self._read = PlainReader(data), source
+        items = self._reader.take(part.start, part.count)
+        if part.start + part.count == part.batch.count:
+            self._reader = None
         return items
+
+    def portions(self, part: Part, seq: int) -> list[tuple[Part, int]]:
+        """A part whose first activation has this number, as several that are decoded one after another."""
+        if part.count <= _AT_ONCE or not self._is_plain(part):
+            return [(part, seq)]
+        steps = range(0, part.count, _AT_ONCE)
+        return [(Part(*part[:3], part.start + n, min(_AT_ONCE, part.count - n)), seq + n) for n in steps]
+
+    def _is_plain(self, part: Part) -> bool:
+        try:
+            return is_plain_batch(self._payloads.open(part.batch.data or b""))
+        except StorageError:
+            return False  # whoever decodes it says so
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -164,16 +179,6 @@ class JobHere:
             raise EmissionNotSerializable(f"{where}: {error}") from error
         check_size(data, self.info.value_bytes_max, where)
         return data
-
-
-class _Parted:
-    """A batch that is given out in parts. What a handler has had may have been changed: none is given twice."""
-
-    def __init__(self, data: bytes | memoryview, place: bytes, items: list[Any]) -> None:
-        self.data = data
-        self.place = place
-        self.items = items
-        self.given = 0
 
 
 class RoutineHere:

@@ -135,7 +135,7 @@ class Worker:
             if routine.fields:
                 routine.load_fields()
             transaction.resume_cursor = reading(routine.decode_cursor, work.cursor)
-            runs = self._inputs(routine, work) if work.question is None else iter(())
+            runs = self._inputs(job, routine, work) if work.question is None else iter(())
         except Exception as error:  # the user's __setstate__ runs here, and its signature is looked at
             self._refuse(job, work, routine, error)
             return
@@ -170,7 +170,7 @@ class Worker:
         busy_ns = time.monotonic_ns() - begin
         self._send(transaction.job.info.job_id, Completion(work.dispatch, 1, answers=answers, busy_ns=busy_ns))
 
-    def _inputs(self, routine: RoutineHere, work: Work) -> Iterator[tuple[Call, list[Any], int]]:
+    def _inputs(self, job: JobHere, routine: RoutineHere, work: Work) -> Iterator[tuple[Call, list[Any], int]]:
         """(what to call, with which items, number of the first) per part; decoded when it is their turn."""
         if work.is_group:
             return iter([(reading(routine.group_call, work), [None], work.seqs[0])])
@@ -181,14 +181,15 @@ class Worker:
             except Exception as error:  # what cannot be read is its activation's affair, not the worker's
                 return _raiser(error), [None]
 
-        first, rest = work.parts[0], zip(work.parts[1:], work.seqs[1:], strict=True)
-        # The first part now, so that a handler with an impossible signature is refused before it starts.
+        portions = [p for part, seq in zip(work.parts, work.seqs, strict=True) for p in job.portions(part, seq)]
+        (first, seq), *rest = portions
+        # The first one now, so that a handler with an impossible signature is refused before it starts.
         call, items = reading(routine.inputs, first)
 
         def parts() -> Iterator[tuple[Call, list[Any], int]]:
-            yield call, items, work.seqs[0]
-            for part, seq in rest:
-                yield *each(part), seq
+            yield call, items, seq
+            for part, number in rest:
+                yield *each(part), number
 
         return parts()
 

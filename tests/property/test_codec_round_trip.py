@@ -6,10 +6,11 @@ import dataclasses
 from datetime import timedelta, timezone
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routilux_mp._serialization.batch import decode_batch, encode_batch
+from routilux_mp._serialization.batch import PlainReader, decode_batch, encode_batch, is_plain_batch
 from routilux_mp._serialization.signing import Signer
 from routilux_mp.errors import CheckpointDamaged, KeyUnavailable, SignatureInvalid
 
@@ -77,6 +78,36 @@ def test_mixed_batches_and_their_parts(values, start, count, place) -> None:
     count = min(count, len(values) - start)
     assert same(decode_batch(data, SIGNER, place, start, count), values[start : start + count])
     assert same(decode_batch(memoryview(data), SIGNER, place), values)
+
+
+@given(st.lists(plain, max_size=12), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=5))
+def test_plain_batches_part_by_part(values, parts) -> None:
+    reader = PlainReader(encode_batch(values, None, b"").data)
+    for skip, count in parts:
+        start = reader.given + skip
+        if start + count > len(values):
+            with pytest.raises(CheckpointDamaged, match="were asked for"):
+                reader.take(start, count)
+            return
+        assert same(reader.take(start, count), values[start : start + count])
+        assert reader.given == start + count
+
+
+@given(st.lists(plain, max_size=6), st.data())
+def test_a_damaged_part_is_the_last_that_is_read(values, data) -> None:
+    encoded = bytearray(encode_batch(values, None, b"").data)
+    encoded[data.draw(st.integers(0, len(encoded) - 1))] ^= data.draw(st.integers(1, 255))
+    if not is_plain_batch(encoded):
+        return
+    try:
+        reader = PlainReader(bytes(encoded))
+    except CheckpointDamaged:
+        return
+    try:
+        for _ in values:
+            reader.take(reader.given, 1)
+    except CheckpointDamaged:
+        assert reader.given > len(values)
 
 
 @given(st.lists(mixed, max_size=3), st.data())

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from routilux_mp._serialization.batch import Unreadable, decode_batch, decode_value, encode_batch, encode_value
+from routilux_mp._serialization.batch import (
+    PlainReader,
+    Unreadable,
+    decode_batch,
+    decode_value,
+    encode_batch,
+    encode_value,
+)
 from routilux_mp._serialization.signing import Signer
 from routilux_mp.errors import CheckpointDamaged, EmissionNotSerializable, KeyUnavailable, SignatureInvalid
 
@@ -44,6 +51,21 @@ def test_more_items_than_there_are_is_damage(values) -> None:
     data = encode_batch(values, SIGNER, b"").data
     with pytest.raises(CheckpointDamaged, match="has 2 items, 3 were asked for"):
         decode_batch(data, SIGNER, b"", 1, 2)
+
+
+@pytest.mark.parametrize("change", [lambda data: data + b"\x01", lambda data: data[:-1]])
+def test_a_plain_batch_read_in_parts_is_neither_longer_nor_shorter(change) -> None:
+    reader = PlainReader(change(encode_batch([1, 2, 3], None, b"").data))
+    assert reader.take(0, 2) == [1, 2]
+    with pytest.raises(CheckpointDamaged):
+        reader.take(2, 1)
+
+
+def test_a_part_may_not_end_within_a_tuple() -> None:
+    data = encode_batch([(1, 2), 3], None, b"").data
+    stray = data[:2] + data[3:6] + data[-1:]  # the mark stands where the tuple was
+    with pytest.raises(CheckpointDamaged, match="a mark"):
+        PlainReader(stray).take(0, 1)
 
 
 def test_an_empty_batch() -> None:

@@ -10,11 +10,13 @@ import pytest
 
 from routilux_mp import Routine
 from routilux_mp._core.batch import Batch
-from routilux_mp._core.effects import Part, Work
+from routilux_mp._core.effects import Part, Revoke, Work
 from routilux_mp._core.stimuli import Completion
 from routilux_mp._core.topology import RoutineSpec, Topology
+from routilux_mp._serialization import batch
 from routilux_mp._serialization.batch import encode_batch
-from routilux_mp._worker import main, uncommitted
+from routilux_mp._serialization.packing import pack
+from routilux_mp._worker import jobs, main, uncommitted
 from routilux_mp._worker.liveness import INDEX, LOOK_NS, REVOKED, START_NS, Page
 from routilux_mp._worker.main import _MANY, Worker
 from routilux_mp._worker.transaction import BUSY_FLUSHES
@@ -103,6 +105,57 @@ def test_what_is_finished_goes_when_it_is_many() -> None:
     worker, inbox = begun(lambda x: None, 25, batch_count_max=10)
     worker.serve()
     assert [report.done for report in inbox.sent] == [10, 10, 5]
+
+
+@pytest.mark.parametrize("shape", [lambda n: n, lambda n: (n, {n})], ids=["plain", "marked"])
+def test_a_large_batch_is_decoded_as_it_is_run(shape: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, each with its own number, and never more than a few in memory."""
+    held: list[int] = []
+    readers: set[Any] = set()
+    seen: list[Any] = []
+    keys: list[str] = []
+
+    def handler(x: Any) -> None:
+        seen.append(x)
+        keys.append(worker.transaction.idempotency_key)
+
+    worker, inbox = begun(handler)
+    take = batch.PlainReader.take
+    monkeypatch.setattr(batch.PlainReader, "take", lambda *a: readers.add(a[0]) or held.append(a[2]) or take(*a))
+    count = 3 * jobs._AT_ONCE + 5
+    data = encode_batch([{"x": shape(n)} for n in range(count)], None, b"").data
+    parts = (Part(0, -1, Batch(count, data), 2, count - 2), Part(0, -1, Batch(count, data), 0, 2))
+    inbox.messages.append(Task("job", Work(1, 1, 0, (7, 1000), parts)))
+    worker.serve()
+    assert seen == [shape(n) for n in (*range(2, count), 0, 1)]
+    assert keys == [f"job/r/{n}" for n in (*range(7, 7 + count - 2), 1000, 1001)]
+    assert max(held) == jobs._AT_ONCE
+    assert len(readers) == 2, "the batch was not read from its beginning for each portion"
+    assert sum(report.done for report in inbox.sent) == count
+
+
+@pytest.mark.parametrize("at", [5, 200])
+def test_what_cannot_be_read_fails_its_activation_and_none_before_it(at: int) -> None:
+    """And no attempt afterwards gets what stands somewhere else."""
+    seen: list[Any] = []
+    worker, inbox = begun(lambda x: seen.append(x["n"]), batch_count_max=10_000)
+    count = 3 * jobs._AT_ONCE
+    items = [{"x": {"n": n}} for n in range(count)]
+    data = bytearray(encode_batch(items, None, b"").data)
+    here = len(encode_batch([0] * 300, None, b"").data) - 300 + sum(len(pack(item)) for item in items[:at])
+    data[here] = 0xC1  # what MessagePack never uses
+    for dispatch, start in ((1, 0), (2, 0), (3, jobs._AT_ONCE * (at // jobs._AT_ONCE))):
+        part = Part(0, -1, Batch(count, bytes(data)), start, count - start)
+        inbox.messages.append(Task("job", Work(dispatch, 1, 0, (start,), (part,))))
+        inbox.messages.append(Revoke(1, dispatch))
+    worker.serve()
+    whole = at // jobs._AT_ONCE * jobs._AT_ONCE
+    assert seen == [*range(whole), *range(whole)]
+    assert [(r.done, r.failure.kind) for r in inbox.sent if r.failure] == [
+        (whole, "storage"),
+        (whole, "storage"),
+        (0, "storage"),
+    ]
 
 
 def test_what_is_finished_goes_when_it_is_large() -> None:

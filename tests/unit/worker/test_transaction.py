@@ -451,6 +451,9 @@ def test_a_batch_given_in_parts_gives_every_handler_values_of_its_own() -> None:
     assert first == [{"v": [0]}, {"v": [1]}]
     first[1]["v"].append("changed by a handler that failed")
     assert part(2, 1) == [{"v": [2]}]
+    other = encode_batch([{"v": n} for n in range(6)], None, b"").data
+    assert bench.job.decode_part(bench.routine, Part(0, -1, Batch(6, other), 3, 2)) == [{"v": 3}, {"v": 4}]
+    assert part(3, 1) == [{"v": [3]}]
     assert part(1, 2) == [{"v": [1]}, {"v": [2]}]
     assert part(5, 1) == [{"v": [5]}]
     assert part(0, 6) == [{"v": [n]} for n in range(6)]
