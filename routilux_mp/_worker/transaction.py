@@ -20,7 +20,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._core.stimuli import Completion, Failure, StateOp
-from .._serialization.items import ATOMS, PLAIN, encode_item, is_simple, simple_packer
+from .._serialization.items import (
+    AMBIGUOUS,
+    LOOKED_THROUGH_BYTES_MAX,
+    NOT_SIMPLE,
+    PLAIN,
+    encode_item,
+    is_simple,
+    simple_packer,
+)
 from ..errors import EmissionNotSerializable, KeyUnavailable
 from .batches import Item, assemble, count_of, size_of
 from .files import Files
@@ -119,24 +127,14 @@ class Transaction:
         if items is None:
             raise self.routine.unknown_event(event_name)
         try:
-            for value in kwargs.values():
-                kind = type(value)
-                if kind is dict:  # what is usual in one takes no call
-                    for key, item in value.items():
-                        if type(item) not in ATOMS or type(key) is not str:
-                            break
-                    else:
-                        continue
-                elif kind in ATOMS:
-                    continue
-                if not is_simple(value):
-                    data = self._encode(items, event_name, kwargs)
-                    break
-            else:
-                data = self._pack(kwargs)
-                items.append(data)
-        except (ValueError, OverflowError):  # lone surrogates, huge numbers
+            data = self._pack(kwargs)
+        except NOT_SIMPLE:
             data = self._encode(items, event_name, kwargs)
+        else:
+            if (len(data) <= LOOKED_THROUGH_BYTES_MAX and data.translate(AMBIGUOUS) is data) or is_simple(kwargs):
+                items.append(data)
+            else:
+                data = self._encode(items, event_name, kwargs)
         self.size = size = self.size + len(data)
         if size >= self._grow_at:
             self._grow()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from routilux_mp._core.stimuli import Completion
 from routilux_mp._core.topology import RoutineSpec, Topology
 from routilux_mp._serialization.batch import decode_batch, encode_batch
 from routilux_mp._serialization.items import MARKED, PLAIN, WHOLE, encode_item, join_items, simple_packer
+from routilux_mp._serialization.packing import ExtType, Timestamp
 from routilux_mp._worker.failures import describe
 from routilux_mp._worker.files import Files, HandedBack
 from routilux_mp._worker.jobs import JobHere, RoutineHere
@@ -378,6 +379,32 @@ def test_items_join_to_what_a_batch_would_be() -> None:
     assert encode_item({"a": (1,)}, None, b"")[1] == MARKED
     numpy = pytest.importorskip("numpy")
     assert encode_item({"a": numpy.zeros(100_000)}, None, b"")[1] == WHOLE
+
+
+@pytest.mark.parametrize(
+    "nest", [lambda v: v, lambda v: {"in": v}, lambda v: [[[[[v]]]]]], ids=["bare", "dict", "deep"]
+)
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(bytearray(size) for size in (0, 1, 200, 300, 70_000)),
+        *(ExtType(5, b"x" * size) for size in (1, 2, 3, 4, 8, 16, 300, 70_000)),
+        *(Timestamp(seconds) for seconds in (1, 1 << 33, 1 << 60)), Timestamp(1, 5),
+    ],
+    ids=lambda value: f"{type(value).__name__} {str(value)[:30]}",
+)  # fmt: skip
+def test_what_packs_like_another_type_stays_what_it_is(value: Any, nest: Callable[[Any], Any]) -> None:
+    bench = Bench(keys=(b"k" * 32,))
+    bench.emit(v=nest(value))
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    [batch] = [emit.batch for c in bench.sent for emit in c.emits]
+    [found] = decode_batch(batch.data or b"", bench.job.signer, bench.routine.place_of("a"))
+    assert found == {"v": nest(value)}
+    while not isinstance(found, type(value)):
+        [found] = found.values() if type(found) is dict else found
+    assert type(found) is type(value)
+    bench.page.close()
 
 
 def test_objects_move_in_batches_too() -> None:
