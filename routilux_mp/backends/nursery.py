@@ -153,7 +153,7 @@ class _Nursery:
         finally:
             self._die_on_hangup(False)
         self._codes[code_id] = _Loaded(code, environment, dict(vars(sys.modules["__main__"])))
-        gc.collect()
+        gc.collect(1)  # a whole collection takes 10 ms and more, for which the first result would wait
         gc.freeze()  # a collection in a worker would touch, and so copy, every page of it
         self._tell("ready", code_id, sources)
 
