@@ -296,7 +296,9 @@ class LiveJob:
         if self._told(ops):
             return
         if self.notes is None:
-            self.notes = Document(shared_data=self.shared_data)
+            notes = Document()
+            notes.shared_data = self.shared_data
+            self.notes = notes
         getattr(self.notes, method)(*arguments)
 
     def _told(self, ops: list[StateOp]) -> bool:
@@ -355,25 +357,22 @@ class LiveJob:
         else:
             unknown[ENGINE_OMITTED] = cut.size_bytes
         pending = [] if self.status.is_terminal else [self._task(task) for task in cut.pending()]
-        return Document(
-            flow_id=self.flow_id,
-            job_id=self.job_id,
-            status=self.status,
-            current_routine_id=None if self.status.is_terminal else self.current_routine_id,
-            routine_states=self.routine_states,
-            execution_history=history,
-            pending_tasks=pending,
-            pause_points=self.pause_points,
-            shared_data=self.shared_data,
-            shared_log=self.shared_log,
-            output_log=list(self.output_log),
-            deferred_events=self.deferred_events,
-            metadata=dict(self.metadata),
-            checkpoint=self.checkpoint,
-            created_at=self.created_at,
-            updated_at=self.updated_at,
-            unknown=unknown,
-        )
+        document = Document(self.flow_id, self.job_id)
+        document.status = self.status
+        document.current_routine_id = None if self.status.is_terminal else self.current_routine_id
+        document.routine_states = self.routine_states
+        document.execution_history = history
+        document.pending_tasks = pending
+        document.pause_points = self.pause_points
+        document.shared_data = self.shared_data
+        document.shared_log = self.shared_log
+        document.output_log = list(self.output_log)
+        document.deferred_events = self.deferred_events
+        document.metadata = dict(self.metadata)
+        document.checkpoint = self.checkpoint
+        document.created_at, document.updated_at = self.created_at, self.updated_at
+        document.unknown = unknown
+        return document
 
 
 def describe(live: LiveJob, limits: ViewLimits) -> bytes:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 import os
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ._compile import RoutineOptions, check_strategy, problems_of
+from ._ids import new_id
 from ._serialization.registry import Serializable, check_constructible, describe_type, register_serializable
 from ._waiting import wait_for_all
 from .connection import Connection
@@ -45,7 +45,7 @@ class Flow(Serializable):
         execution_timeout: float | None = None,
     ) -> None:
         super().__init__()
-        self.flow_id: str = flow_id or str(uuid.uuid4())
+        self.flow_id: str = flow_id or new_id()
         #: In the order in which they were added.
         self.routines: dict[str, Routine] = {}
         self.connections: list[Connection] = []

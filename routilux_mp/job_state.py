@@ -322,7 +322,8 @@ class JobState(Messages, Serializable):
         with self._lock:
             before = self._source
             notes = before if isinstance(before, Document) else before.notes
-            own = Document(job_id=handle.job_id, metadata=before.metadata, output_log=before.output_log)
+            own = Document(job_id=handle.job_id)
+            own.metadata, own.output_log = before.metadata, before.output_log
             live = LiveJob(handle, signer, own)
             self._source = live
             for method, arguments in notes.edits if notes is not None else ():

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import base64
 import importlib
-import inspect
 import sys
 from collections.abc import Callable
-from types import ModuleType
+from types import BuiltinFunctionType, ModuleType
 from typing import Any
 
 from ..errors import CheckpointDamaged, NotSerializable, UnknownName
@@ -34,9 +33,9 @@ def describe_callable(function: Any, owner: Any, where: str) -> dict[str, str] |
     if function is None:
         return None
     bound_to = getattr(function, "__self__", None)
-    if inspect.isbuiltin(function) and inspect.ismodule(bound_to):
+    if isinstance(function, BuiltinFunctionType) and isinstance(bound_to, ModuleType):
         return {"kind": "function", "module": bound_to.__name__, "name": function.__name__}
-    if bound_to is not None and not inspect.isclass(bound_to):
+    if bound_to is not None and not isinstance(bound_to, type):
         return _describe_method(function, bound_to, owner)
     name = getattr(function, "__qualname__", "")
     module = getattr(function, "__module__", None) or ""

@@ -8,7 +8,6 @@ its way. What a small job begins with stands with its OPEN, in one file: nobody 
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.stimuli import Adopt, Cancel, Resume, StateOp, Stimulus, Submit, Tick
 from .._core.view import JobView
+from .._ids import new_id
 from .._serialization.batch import encode_batch
 from .._serialization.places import slot_place
 from .._storage.log import Tenure as DurableTenure
@@ -52,7 +52,7 @@ def submit(
         StorageError: the checkpoint directory cannot be used.
     """
     supervisor.start()
-    job_id = job_id or str(uuid.uuid4())
+    job_id = job_id or new_id()
     number = -1 if entry is None else flow.topology.index_of(entry)
     if number is None:
         raise UnknownName(f"Routine '{entry}' not found in flow")

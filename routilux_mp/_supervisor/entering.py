@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +18,7 @@ from .._core.batch import Batch
 from .._core.job import Job
 from .._core.records import Adopted, Submitted
 from .._core.stimuli import Cancel, Resume, Stimulus, Submit, Tick
+from .._ids import new_id
 from .._serialization.batch import decode_value, move_value
 from .._serialization.places import slot_place
 from .._storage.codec import batches_of, decode_record
@@ -218,7 +218,7 @@ def _run_again(supervisor: Supervisor, reading: recovery.Reading, flow: Compiled
     entry = flow.topology.index_of(spec.routine_id)
     assert entry is not None, "the flow was found to have every routine of the job"
     slot = spec.slots[job.entry_slot]
-    job_id = str(uuid.uuid4())
+    job_id = new_id()
     batch = _moved_entry(supervisor, reading, job_id, spec.routine_id, slot)
     metadata = decode_value(job.metadata, None, METADATA_PLACE) if job.metadata else {}
     stimulus = Submit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import math
 import types
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from routilux_mp._serialization import registry
 from routilux_mp._serialization.json_values import from_json, to_json
 from routilux_mp._serialization.registry import remember_class, required_parameters
 from routilux_mp.errors import KeyUnavailable, SignatureInvalid
@@ -167,3 +170,27 @@ def test_unsigned_pickles_are_not_loaded() -> None:
         with pytest.raises(Exception, match="encoded") as caught:
             from_json({"$encoded": broken})
         assert type(caught.value).__module__ == "routilux_mp.errors"
+
+
+def _everything(self, a, /, b, c=1, *args, d, e=2, **kwargs) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "init",
+    [
+        lambda self: None,
+        lambda self, a: None,
+        lambda self, a=1: None,
+        lambda self, a, b=1, *, c: None,
+        lambda self, *, c=1, d: None,
+        lambda self, *args, **kwargs: None,
+        lambda *args, c: None,
+        _everything,
+        functools.wraps(_everything)(lambda self, *args: None),
+    ],
+)
+def test_what_a_constructor_requires_is_what_inspect_says(init) -> None:
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    found = [*inspect.signature(init).parameters.values()][1:]
+    expected = [p.name for p in found if p.default is inspect.Parameter.empty and p.kind not in variadic]
+    assert registry._required_of(init) == expected

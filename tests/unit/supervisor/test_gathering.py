@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -71,7 +70,7 @@ class World:
     def __init__(self, cores: int) -> None:
         self.clock, self.backend = Clock(), Backend()
         self.loop = Loop(
-            replace(Settings(), durability="none"), self.backend, InstantCommitter(), self.clock,  # type: ignore[arg-type]
+            Settings(durability="none"), self.backend, InstantCommitter(), self.clock,  # type: ignore[arg-type]
             introduce=lambda live, slot: None, read_batch=lambda live, batch: b"",
             on_print=lambda stream, text: None, documents=lambda live: lambda: (None, b""), workers_max=4, cores=cores,
         )  # fmt: skip

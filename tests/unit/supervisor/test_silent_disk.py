@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -100,7 +99,7 @@ class World:
     def __init__(self) -> None:
         self.clock, self.backend, self.disk = Clock(), Backend(), Disk()
         self.loop = Loop(
-            replace(Settings(), durability="none"), self.backend, self.disk, self.clock,  # type: ignore[arg-type]
+            Settings(durability="none"), self.backend, self.disk, self.clock,  # type: ignore[arg-type]
             introduce=lambda live, slot: None, read_batch=lambda live, batch: b"",
             on_print=lambda stream, text: None, documents=lambda live: lambda: (None, b""), workers_max=2, cores=2,
         )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,7 +82,7 @@ class Bench:
         self.clock = ManualClock()
         self.backend = Backend(self.clock)
         self.loop = Loop(
-            replace(Settings(), durability="none"), self.backend, InstantCommitter(), self.clock,  # type: ignore[arg-type]
+            Settings(durability="none"), self.backend, InstantCommitter(), self.clock,  # type: ignore[arg-type]
             introduce=lambda live, slot: slot.introduced.add(live.job.job_id), read_batch=lambda live, batch: b"",
             on_print=lambda stream, text: None, documents=lambda live: lambda: (None, b""), workers_max=4,
         )  # fmt: skip
