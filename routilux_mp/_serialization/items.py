@@ -13,21 +13,13 @@ from typing import Any, Final
 from .batch import _MARKED_PREFIX, _PLAIN_PREFIX, encode_in_pieces, encode_plain
 from .packing import Packer
 from .signing import Signer
-
-#: What cannot be changed in place and has one encoding.
-ATOMS: Final = frozenset((int, str, float, bool, type(None), bytes))
+from .values import MARK_RULES, has_impostor
 
 #: ``data.translate(AMBIGUOUS) is data`` says that nothing in packed data is of a form that several types have
 #: (``bytes`` and ``bytearray``, extensions): those begin with one of eleven bytes, all of which this table changes.
-#: A few bytes are looked through sooner than the types of the values are looked at.
+#: A few bytes are scanned sooner than the types of the values.
 AMBIGUOUS: Final = bytes(0 if 0xC4 <= n <= 0xC9 or 0xD4 <= n <= 0xD8 else n for n in range(256))
-LOOKED_THROUGH_BYTES_MAX: Final = 256
-
-#: What a packer of simple values raises about others.
-NOT_SIMPLE: Final = (TypeError, ValueError, OverflowError)
-
-#: Above so many elements looking at all types at once is quicker than a loop.
-_MANY: Final = 8
+SCANNED_BYTES_MAX: Final = 256
 
 #: How an encoded item is to be joined.
 PLAIN, MARKED, WHOLE = 0, 1, 2
@@ -35,34 +27,31 @@ PLAIN, MARKED, WHOLE = 0, 1, 2
 PIECES: Final = 4
 
 
-def simple_packer() -> Callable[[dict[str, Any]], bytes]:
-    """A function that packs a dictionary of simple values as a ``PLAIN`` item; not for use by two threads at once.
+class ItemPacker:
+    """Packs dictionaries of plain values before anybody has looked at them; not for use by two threads at once."""
 
-    Of others it raises ``NOT_SIMPLE``, and of lone surrogates and huge numbers; but ``AMBIGUOUS`` ones it packs.
-    """
-    return Packer(strict_types=True).pack  # type: ignore[no-any-return]
+    def __init__(self) -> None:
+        #: Raises ``NOT_PACKED`` for what needs :func:`encode_item`, but not always: ``AMBIGUOUS`` bytes may be wrong.
+        self.pack: Callable[[dict[str, Any]], bytes] = Packer(strict_types=True, default=self._mark).pack
+        self._has_marked = False
+
+    def kind_of(self, value: Any) -> int | None:
+        """``PLAIN`` or ``MARKED``, if the bytes that ``value`` has just been packed to are right; else None."""
+        has_marked, self._has_marked = self._has_marked, False
+        if has_impostor(value):
+            return None
+        return MARKED if has_marked else PLAIN
+
+    def _mark(self, value: Any) -> Any:
+        rule = MARK_RULES.get(type(value))
+        if rule is None:
+            raise TypeError(f"{type(value).__name__} is not packed here")
+        self._has_marked = True
+        return rule(value)
 
 
-def is_simple(value: Any, depth_max: int = 4) -> bool:
-    """Whether the value is made of atoms, lists and dictionaries only. No, when it is not quickly found out."""
-    kind = type(value)
-    if kind is dict:
-        if len(value) > _MANY:
-            return ATOMS.issuperset(map(type, value)) and ATOMS.issuperset(map(type, value.values()))
-        for key, item in value.items():
-            if type(key) not in ATOMS:
-                return False
-            if type(item) not in ATOMS and not (depth_max and is_simple(item, depth_max - 1)):
-                return False
-        return True
-    if kind is not list:
-        return kind in ATOMS
-    if len(value) > _MANY:
-        return ATOMS.issuperset(map(type, value))
-    for item in value:
-        if type(item) not in ATOMS and not (depth_max and is_simple(item, depth_max - 1)):
-            return False
-    return True
+#: What an :class:`ItemPacker` raises.
+NOT_PACKED: Final = (TypeError, ValueError, OverflowError)
 
 
 def encode_item(

@@ -77,7 +77,7 @@ class Encoder:
             ValueError: nested too deeply, or larger than MessagePack allows.
         """
         packed = self._packer.pack(value)
-        if _has_impostor(value):
+        if has_impostor(value):
             packed = self._packer.pack(_without_impostors(value))
         return packed  # type: ignore[no-any-return]
 
@@ -245,19 +245,22 @@ def damaged(error: BaseException) -> CheckpointDamaged:
     return CheckpointDamaged(f"encoded values are damaged: {type(error).__name__}: {error}"[:300])
 
 
-def _has_impostor(value: Any, depth_max: int = 3) -> bool:
-    """Small and flat values by a loop, others level by level in C. The packer has already refused cycles."""
+def has_impostor(value: Any, depth_max: int = 3) -> bool:
+    """Whether there is something in it that the packer takes for another type.
+
+    Small and flat values by a loop, others level by level in C. The packer has already refused cycles.
+    """
     kind = type(value)
     if kind not in _CONTAINERS:
         return kind in _IMPOSTORS
     if depth_max and len(value) <= _FEW:
         if kind is dict:
             for key in value:
-                if type(key) is not str and _has_impostor(key, depth_max - 1):
+                if type(key) is not str and has_impostor(key, depth_max - 1):
                     return True
             value = value.values()
         for item in value:
-            if type(item) not in _ATOMS and _has_impostor(item, depth_max - 1):
+            if type(item) not in _ATOMS and has_impostor(item, depth_max - 1):
                 return True
         return False
     level = [value]
@@ -328,11 +331,15 @@ def _from_int(value: int) -> ExtType:
     return ExtType(_BIG_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
 
 
-#: What the packer asks about, by exact type; None as the answer means: an object after all.
-_RULES: Final[dict[type, Callable[[Any], Any]]] = {
+#: What the packer asks about and is told with a mark.
+MARK_RULES: Final[dict[type, Callable[[Any], Any]]] = {
     tuple: lambda value: [_MARK_TUPLE, *value],
     set: lambda value: [_MARK_SET, *value],
     frozenset: lambda value: [_MARK_FROZENSET, *value],
+}
+
+#: What the packer asks about, by exact type; None as the answer means: an object after all.
+_RULES: Final[dict[type, Callable[[Any], Any]]] = MARK_RULES | {
     int: _from_int,
     datetime: _from_datetime,
     date: lambda value: ExtType(_DATE, _pack_date(value)),

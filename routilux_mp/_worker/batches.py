@@ -8,24 +8,24 @@ from itertools import groupby
 from .._core.batch import Batch
 from .._core.stimuli import Emit
 from .._serialization.batch import join_batches
-from .._serialization.items import MARKED, PLAIN, WHOLE, join_items
+from .._serialization.items import MARKED, WHOLE, join_items
 from .wire import JobInfo
 
-#: What is kept of one emission: its bytes, and how to join them if that is not ``PLAIN``. A whole :class:`Batch`
-#: stands for all that it holds.
+#: What is kept of one emission: its bytes, with ``WHOLE`` if they are a batch of their own. A :class:`Batch` stands for
+#: all that it holds.
 Item = bytes | tuple[bytes, int] | Batch
 
 
-def assemble(out: Sequence[Sequence[Item]], is_mixed: bool, info: JobInfo) -> list[Emit]:
+def assemble(out: Sequence[Sequence[Item]], mix: int, info: JobInfo) -> list[Emit]:
     """Batches of what was emitted to each event, in order; none larger than allowed but for single items.
 
-    ``is_mixed``: not all of them are plain bytes.
+    ``mix``: what there is among them that is not ``PLAIN``, ``MARKED`` or ``WHOLE`` or both. Batches are ``WHOLE``.
     """
     return [
         Emit(event, batch)
         for event, items in enumerate(out)
         if items
-        for batch in _join(items, is_mixed, info.batch_count_max, info.batch_bytes_max)
+        for batch in _join(items, mix, info.batch_count_max, info.batch_bytes_max)
     ]
 
 
@@ -45,38 +45,38 @@ def _bytes_of(item: Item) -> int:
     return len(item[0]) if type(item) is tuple else item.size  # type: ignore[union-attr]
 
 
-def _join(items: Sequence[Item], is_mixed: bool, count_max: int, bytes_max: int) -> list[Batch]:
-    if not is_mixed and len(items) <= count_max:
-        data = join_items(items, has_marks=False)  # type: ignore[arg-type]
+def _join(items: Sequence[Item], mix: int, count_max: int, bytes_max: int) -> list[Batch]:
+    has_marks = bool(mix & MARKED)
+    if not mix & WHOLE and len(items) <= count_max:
+        data = join_items(items, has_marks=has_marks)  # type: ignore[arg-type]
         if len(data) <= 2 * bytes_max:
             return [Batch(len(items), data)]  # the usual case, without a loop over items
     batches: list[Batch] = []
-    run: list[tuple[bytes, int]] = []
+    run: list[bytes | tuple[bytes, int]] = []
     run_bytes = 0
     for item in items:
         size = _bytes_of(item)
         is_full = len(run) >= count_max or run_bytes >= bytes_max
         if run and (is_full or size >= bytes_max or type(item) is Batch):
-            batches.append(_batch_of(run))
+            batches.append(_batch_of(run, has_marks))
             run, run_bytes = [], 0
         if type(item) is Batch:
             batches.append(item)
         else:
-            run.append((item, PLAIN) if type(item) is bytes else item)  # type: ignore[arg-type]
+            run.append(item)  # type: ignore[arg-type]
             run_bytes += size
     if run:
-        batches.append(_batch_of(run))
+        batches.append(_batch_of(run, has_marks))
     return batches
 
 
-def _batch_of(run: list[tuple[bytes, int]]) -> Batch:
+def _batch_of(run: list[bytes | tuple[bytes, int]], has_marks: bool) -> Batch:
     """One batch of items of any kind."""
     pieces: list[tuple[int, bytes]] = []
-    for is_whole, group in groupby(run, lambda item: item[1] == WHOLE):
-        if is_whole:
-            pieces += [(1, data) for data, _ in group]
+    for kind, group in groupby(run, type):
+        if kind is tuple:
+            pieces += [(1, data) for data, _ in group]  # type: ignore[misc]
         else:
-            items = list(group)
-            has_marks = any(kind == MARKED for _, kind in items)
-            pieces.append((len(items), join_items([data for data, _ in items], has_marks=has_marks)))
+            items: list[bytes] = list(group)  # type: ignore[arg-type]
+            pieces.append((len(items), join_items(items, has_marks=has_marks)))
     return Batch(len(run), pieces[0][1] if len(pieces) == 1 else join_batches(pieces))

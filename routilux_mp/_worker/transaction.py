@@ -20,15 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._core.stimuli import Completion, Failure, StateOp
-from .._serialization.items import (
-    AMBIGUOUS,
-    LOOKED_THROUGH_BYTES_MAX,
-    NOT_SIMPLE,
-    PLAIN,
-    encode_item,
-    is_simple,
-    simple_packer,
-)
+from .._serialization.items import AMBIGUOUS, NOT_PACKED, PLAIN, SCANNED_BYTES_MAX, WHOLE, ItemPacker, encode_item
 from ..errors import EmissionNotSerializable, KeyUnavailable
 from .batches import Item, assemble, count_of, size_of
 from .files import Files
@@ -51,8 +43,8 @@ class Transaction:
 
     # A dictionary of so many attributes would be looked up like any other, at each activation.
     __slots__ = (
-        "_busy_since_ns", "_cursor", "_files", "_flush_ns", "_grow_at", "_is_mixed", "_lock", "_numbers", "_ops",
-        "_out_of", "_outputs", "_pack", "_poison", "_reads", "_reported_ns", "_send", "_uncommitted",
+        "_busy_since_ns", "_cursor", "_files", "_flush_ns", "_grow_at", "_lock", "_mix", "_numbers", "_ops",
+        "_out_of", "_outputs", "_pack", "_packer", "_poison", "_reads", "_reported_ns", "_send", "_uncommitted",
         "_wait_for_answers", "attempt", "count", "deadline_ns", "dispatch", "done", "first_seq", "is_claimed",
         "is_in_handler", "is_special", "job", "marks", "only", "out", "resume_cursor", "routine", "size", "started_ns",
         "unanswered", "wake_reporter"
@@ -69,7 +61,8 @@ class Transaction:
         self.wake_reporter: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self.is_in_handler = self.is_claimed = False  # by the second thread
-        self._pack = simple_packer()
+        self._packer = ItemPacker()
+        self._pack = self._packer.pack
         self._files = files or Files()
         # -- the dispatch --
         self.job: JobHere
@@ -79,7 +72,7 @@ class Transaction:
         self.only: list[Item] | None = None  # the one that there is, if there is one
         self.marks: list[int] = []  # what stands before is committed, as far as this worker can say; per event
         self._out_of: Outlets = {}  # the same lists by name
-        self._is_mixed = False  # there is more in them than plain bytes
+        self._mix = PLAIN  # what else there is in them, see ``assemble``
         self.done = 0  # activations returned since the last report
         self.size = 0  # bytes in ``out``, about
         self.deadline_ns = _NEVER  # when what is finished must be on its way
@@ -128,11 +121,14 @@ class Transaction:
             raise self.routine.unknown_event(event_name)
         try:
             data = self._pack(kwargs)
-        except NOT_SIMPLE:
+        except NOT_PACKED:
             data = self._encode(items, event_name, kwargs)
         else:
-            if (len(data) <= LOOKED_THROUGH_BYTES_MAX and data.translate(AMBIGUOUS) is data) or is_simple(kwargs):
+            if len(data) <= SCANNED_BYTES_MAX and data.translate(AMBIGUOUS) is data:
                 items.append(data)
+            elif (kind := self._packer.kind_of(kwargs)) is not None:
+                items.append(data)
+                self._mix |= kind
             else:
                 data = self._encode(items, event_name, kwargs)
         self.size = size = self.size + len(data)
@@ -284,10 +280,11 @@ class Transaction:
             if not isinstance(data, bytes):
                 item, data = self._files.place(info, data, lambda: self.is_revoked)
                 items.append(item)
-                self._is_mixed = self.is_special = True
+                self._mix |= WHOLE
+                self.is_special = True
                 return data
-            items.append(data if kind == PLAIN else (data, kind))
-            self._is_mixed |= kind != PLAIN
+            items.append((data, kind) if kind == WHOLE else data)
+            self._mix |= kind
             return data
         except (EmissionNotSerializable, KeyUnavailable) as error:
             text = f"Routine '{self.routine.routine_id}', event '{event_name}': {error}"
@@ -315,11 +312,11 @@ class Transaction:
         self._outputs = []
         if reads:
             # A conflict must concern one activation only: send the others first, and this one alone.
-            mine, is_mixed = self._cut(), self._is_mixed
+            mine, mix = self._cut(), self._mix
             self.flush()
             for items, own in zip(self.out, mine, strict=True):
                 items += own
-            self._is_mixed |= is_mixed
+            self._mix |= mix
             self.deadline_ns = 0
         self._ops += ops
         self._reads = reads
@@ -331,14 +328,14 @@ class Transaction:
             if self.done or self._cursor is not None:
                 self._report(False, None)
             if self.size >= info.payload_inline_bytes_max and info.blob_dir is not None:
-                emits = assemble(self._cut(), self._is_mixed, info)
+                emits = assemble(self._cut(), self._mix, info)
                 path = self._files.spill(info, [e.batch for e in emits], 0, self.size, lambda: self.is_revoked)
                 if path is not None:
                     self._files.add(path)
                     self.is_special = True
                 for event, batch in emits:
                     self.out[event].append(batch)
-                self._is_mixed = True
+                self._mix |= WHOLE
                 self.size = size_of(self.out)
             self._grow_at = self.size + info.batch_bytes_max
             if self.size >= info.batch_bytes_max:
@@ -355,7 +352,7 @@ class Transaction:
         now, info = time.monotonic_ns(), self.job.info
         until = self.started_ns if self.is_in_handler else now  # what runs still is not the finished ones' time
         finished = [items[:mark] for items, mark in zip(self.out, self.marks, strict=True)]
-        emits, order = self.routine.turns.assemble(finished, self._is_mixed, info)
+        emits, order = self.routine.turns.assemble(finished, self._mix, info)
         if self.size > info.payload_inline_bytes_max:
             batches, bytes_max = [e.batch for e in emits], info.payload_inline_bytes_max
             self._files.spill(info, batches, bytes_max, self.size, lambda: self.is_revoked)
@@ -390,7 +387,7 @@ class Transaction:
         self.done = 0
         self.size = size_of(self.out)
         if not self.is_in_handler:  # the handler may be adding what is not plain in the main thread
-            self._is_mixed = self._is_mixed and any(self.out)
+            self._mix = self._mix if any(self.out) else PLAIN
         self._grow_at = self.size + self.job.info.batch_bytes_max
         self.deadline_ns = _NEVER
         self._ops = []

@@ -57,15 +57,15 @@ class Turns:
         del self._order[self._marked :]
 
     def assemble(
-        self, out: Sequence[Sequence[Item]], is_mixed: bool, info: JobInfo
+        self, out: Sequence[Sequence[Item]], mix: int, info: JobInfo
     ) -> tuple[tuple[Emit, ...], bytes]:  # fmt: skip
         """Batches of all that is committed, and the order of its emissions where the batches do not show it."""
         order = bytes(self._order[: self._marked])
         if order == bytes(sorted(order)):
-            return tuple(assemble(out, is_mixed, info)), b""
+            return tuple(assemble(out, mix, info)), b""
         if not self._is_felt:
-            return tuple(assemble(out, is_mixed, info)), order
-        return tuple([emit for turn in _turns(out, order) for emit in assemble(turn, is_mixed, info)]), b""
+            return tuple(assemble(out, mix, info)), order
+        return tuple([emit for turn in _turns(out, order) for emit in assemble(turn, mix, info)]), b""
 
     def forget(self) -> None:
         """What is committed has been reported. In place: the handler may be adding to it in the main thread."""

@@ -18,7 +18,7 @@ from routilux_mp._core.effects import Part
 from routilux_mp._core.stimuli import Completion
 from routilux_mp._core.topology import RoutineSpec, Topology
 from routilux_mp._serialization.batch import decode_batch, encode_batch
-from routilux_mp._serialization.items import MARKED, PLAIN, WHOLE, encode_item, join_items, simple_packer
+from routilux_mp._serialization.items import MARKED, PLAIN, WHOLE, ItemPacker, encode_item, join_items
 from routilux_mp._serialization.packing import ExtType, Timestamp
 from routilux_mp._worker.failures import describe
 from routilux_mp._worker.files import Files, HandedBack
@@ -369,7 +369,7 @@ def test_on_a_full_disk_a_payload_stays_in_the_report_for_the_supervisor_to_be_b
 
 
 def test_items_join_to_what_a_batch_would_be() -> None:
-    pack = simple_packer()
+    pack = ItemPacker().pack
     assert decode_batch(join_items([pack({"n": n}) for n in range(3)], has_marks=False), None, b"") == [
         {"n": n} for n in range(3)
     ]
@@ -404,6 +404,21 @@ def test_what_packs_like_another_type_stays_what_it_is(value: Any, nest: Callabl
     while not isinstance(found, type(value)):
         [found] = found.values() if type(found) is dict else found
     assert type(found) is type(value)
+    bench.page.close()
+
+
+@pytest.mark.parametrize("value", [(2,), Decimal("1.5")])
+def test_what_goes_alone_because_of_what_it_read_is_what_was_emitted(value: Any) -> None:
+    bench = Bench(keys=(b"k" * 32,))
+    bench.emit(v=1)
+    bench.finish()
+    bench.emit(v=value)
+    bench.routine.state.get_shared_data("k")
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    batches = [emit.batch for c in bench.sent for emit in c.emits]
+    place = bench.routine.place_of("a")
+    assert [decode_batch(b.data or b"", bench.job.signer, place) for b in batches] == [[{"v": 1}], [{"v": value}]]
     bench.page.close()
 
 

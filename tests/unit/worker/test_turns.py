@@ -8,6 +8,7 @@ import pytest
 
 from routilux_mp._core.batch import Batch
 from routilux_mp._core.topology import ConnectionSpec, RoutineSpec, Topology
+from routilux_mp._serialization.items import WHOLE
 from routilux_mp._worker.batches import Item
 from routilux_mp._worker.turns import Turns, outlets_of
 from routilux_mp._worker.wire import JobInfo
@@ -30,7 +31,7 @@ def emit(outlets: Any, events: str) -> None:
 
 
 def told(turns: Turns, lists: list[list[Item]]) -> tuple[list[tuple[int, int]], bytes]:
-    emits, order = turns.assemble(lists, True, INFO)
+    emits, order = turns.assemble(lists, WHOLE, INFO)
     return [(event, batch.count) for event, batch in emits], order
 
 
@@ -81,7 +82,7 @@ def test_a_whole_batch_is_not_cut() -> None:
     emit(outlets, "0101010")
     lists[0][:] = [Batch(3, b"whole"), lists[0][3]]
     turns.mark()
-    emits, _ = turns.assemble(lists, True, INFO)
+    emits, _ = turns.assemble(lists, WHOLE, INFO)
     assert [(event, batch.count) for event, batch in emits] == [(0, 3), (1, 1), (1, 1), (1, 1), (0, 1)]
 
 
