@@ -15,7 +15,6 @@ from routilux_mp._worker.jobs import JobHere
 from routilux_mp._worker.liveness import Page
 from routilux_mp._worker.transaction import Transaction
 from routilux_mp._worker.wire import JobInfo
-
 from tests.property.test_codec_round_trip import characters, mixed, plain, same
 
 

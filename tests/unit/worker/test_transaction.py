@@ -413,7 +413,7 @@ def test_what_goes_alone_because_of_what_it_read_is_what_was_emitted(value: Any)
     bench.emit(v=1)
     bench.finish()
     bench.emit(v=value)
-    bench.routine.state.get_shared_data("k")
+    bench.routine.state.update_shared_data("k", bench.routine.state.get_shared_data("k", 1))
     bench.finish()
     bench.transaction.flush(is_last=True)
     batches = [emit.batch for c in bench.sent for emit in c.emits]
