@@ -168,7 +168,7 @@ class ActivationJobState(Notes):
         self._collect_changes_in_place()
         ops = self._ops
         check_total(op.value for op in ops)
-        reads = tuple(sorted(self._reads)) if any(op.op in STATE_OPS for op in ops) else ()
+        reads = tuple(sorted(self._reads)) if self._reads and any(op.op in STATE_OPS for op in ops) else ()
         for key, value in self._own.items():
             if isinstance(value, Missing):
                 self._committed.pop(key, None)

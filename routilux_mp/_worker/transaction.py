@@ -23,6 +23,7 @@ from .._core.stimuli import Completion, Failure, StateOp
 from .._serialization.items import AMBIGUOUS, NOT_PACKED, PLAIN, SCANNED_BYTES_MAX, WHOLE, ItemPacker, encode_item
 from ..errors import EmissionNotSerializable, KeyUnavailable
 from .batches import Item, assemble, count_of, size_of
+from .changes import Changes
 from .files import Files
 from .liveness import IDLE, INDEX, LEASE_NS, REVOKED, START_NS, is_expired
 from .uncommitted import Uncommitted
@@ -43,7 +44,7 @@ class Transaction:
 
     # A dictionary of so many attributes would be looked up like any other, at each activation.
     __slots__ = (
-        "_busy_since_ns", "_cursor", "_files", "_flush_ns", "_grow_at", "_lock", "_mix", "_numbers", "_ops",
+        "_busy_since_ns", "_changes", "_cursor", "_files", "_flush_ns", "_grow_at", "_lock", "_mix", "_numbers",
         "_out_of", "_outputs", "_pack", "_packer", "_poison", "_reads", "_reported_ns", "_send", "_uncommitted",
         "_wait_for_answers", "attempt", "count", "deadline_ns", "dispatch", "done", "first_seq", "is_claimed",
         "is_in_handler", "is_special", "job", "marks", "only", "out", "resume_cursor", "routine", "size", "started_ns",
@@ -78,7 +79,7 @@ class Transaction:
         self.deadline_ns = _NEVER  # when what is finished must be on its way
         self._grow_at = self._flush_ns = 0
         self.started_ns = 0  # the activation that runs; the page says it within a millisecond
-        self._ops: list[StateOp] = []
+        self._changes = Changes()  # of the state
         self._reads: tuple[tuple[str, str], ...] = ()
         self._cursor: bytes | None = None
         self._reported_ns = time.monotonic_ns()
@@ -318,7 +319,7 @@ class Transaction:
                 items += own
             self._mix |= mix
             self.deadline_ns = 0
-        self._ops += ops
+        self._changes.add(ops, self.job.state)
         self._reads = reads
 
     def _grow(self) -> None:
@@ -357,7 +358,7 @@ class Transaction:
             batches, bytes_max = [e.batch for e in emits], info.payload_inline_bytes_max
             self._files.spill(info, batches, bytes_max, self.size, lambda: self.is_revoked)
         completion = Completion(
-            self.dispatch, self.done, emits, tuple(self._ops), self._reads, self._cursor, failure, is_last,
+            self.dispatch, self.done, emits, self._changes.take(), self._reads, self._cursor, failure, is_last,
             until - self._busy_since_ns if self.done or failure is not None else 0, (), order,
         )  # fmt: skip
         if self._cursor is not None:
@@ -390,6 +391,6 @@ class Transaction:
             self._mix = self._mix if any(self.out) else PLAIN
         self._grow_at = self.size + self.job.info.batch_bytes_max
         self.deadline_ns = _NEVER
-        self._ops = []
+        self._changes.clear()
         self._reads = ()
         self._cursor = None

@@ -422,6 +422,25 @@ def test_what_goes_alone_because_of_what_it_read_is_what_was_emitted(value: Any)
     bench.page.close()
 
 
+def test_what_a_report_counts_is_one_sum_without_what_failed(bench: Bench) -> None:
+    state = bench.routine.state
+    for amount, is_good in ((1, True), (10, False), (100, True), (1000, True)):
+        state.increment("n", amount)
+        if is_good:
+            bench.finish()
+        else:
+            bench.transaction.rollback()
+    assert state.get_shared_data("n") == 1101
+    state.rollback()
+    bench.transaction.flush()
+    state.increment("n", 5)
+    bench.finish()
+    bench.transaction.flush(is_last=True)
+    assert [[(op.op, op.key, op.value) for op in c.ops] for c in bench.sent] == [
+        [("increment", "n", 1101)], [("increment", "n", 5)]
+    ]  # fmt: skip
+
+
 def test_objects_move_in_batches_too() -> None:
     bench = Bench(keys=(b"k" * 32,), batch_count_max=100)
     values: list[Any] = [1, complex, [2], Decimal("1.5"), (3,), UUID(int=7), "x", range(3)]
