@@ -108,9 +108,9 @@ def chain(quick: bool) -> list[Row]:
 
 def cpu(quick: bool) -> list[Row]:
     """10 ms items on two workers."""
-    n, iterations = (100 if quick else 1000), calibrated(10)
+    n, iterations = (100 if quick else 600), calibrated(10)
     ours, pool = in_turns(
-        1 if quick else 3,
+        1 if quick else 7,
         lambda: run("ours.py", "cpu", n, BENCH_ITERATIONS=iterations),
         lambda: run("bare.py", "pool_cpu", n, BENCH_ITERATIONS=iterations),
     )
