@@ -35,25 +35,22 @@ class Changes:
                     if kind == "set":
                         self._ops[at] = op
                         continue
-                    total = self._ops[at].value + value  # type: ignore[operator]
-                    if type(state.get(place)) is type(total) is int and -_SUM_MAX < total < _SUM_MAX:
-                        self._ops[at] = StateOp(kind, scope, key, total)
-                        continue
+                    before = self._ops[at].value
+                    if type(before) is int and type(value) is int and type(state.get(place)) is int:
+                        total = before + value
+                        if -_SUM_MAX < total < _SUM_MAX:
+                            self._ops[at] = StateOp(kind, scope, key, total)
+                            continue
                 self._last[place] = len(self._ops)
             elif kind == "append" or kind == "delete":
                 self._last.pop((scope, key), None)
             self._ops.append(op)
 
-    def take(self) -> tuple[StateOp, ...]:
-        """All of them, which are reported."""
-        if not self._ops:
-            return ()
-        taken = tuple(self._ops)
-        self._ops.clear()
-        self._last.clear()
-        return taken
+    def all(self) -> tuple[StateOp, ...]:
+        """All that are not reported."""
+        return tuple(self._ops)
 
     def clear(self) -> None:
-        """Forget them."""
+        """They have been reported, or will never be."""
         self._ops.clear()
         self._last.clear()

@@ -120,18 +120,15 @@ class Transaction:
         items = self._out_of.get(event_name)
         if items is None:
             raise self.routine.unknown_event(event_name)
+        data: bytes | None = None
         try:
             data = self._pack(kwargs)
         except NOT_PACKED:
-            data = self._encode(items, event_name, kwargs)
+            pass  # what is wrong with it is said by whoever cannot encode it either
+        if data is not None and len(data) <= SCANNED_BYTES_MAX and data.translate(AMBIGUOUS) is data:
+            items.append(data)
         else:
-            if len(data) <= SCANNED_BYTES_MAX and data.translate(AMBIGUOUS) is data:
-                items.append(data)
-            elif (kind := self._packer.kind_of(kwargs)) is not None:
-                items.append(data)
-                self._mix |= kind
-            else:
-                data = self._encode(items, event_name, kwargs)
+            data = self._add(items, event_name, kwargs, data)
         self.size = size = self.size + len(data)
         if size >= self._grow_at:
             self._grow()
@@ -273,7 +270,13 @@ class Transaction:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _encode(self, items: list[Item], event_name: str, kwargs: dict[str, Any]) -> bytes:
+    def _add(self, items: list[Item], event_name: str, kwargs: dict[str, Any], packed: bytes | None) -> bytes:
+        """An emission that is not known to be plain; ``packed``: what the packer has made of it, if it could."""
+        kind = None if packed is None else self._packer.kind_of(kwargs)
+        if packed is not None and kind is not None:
+            items.append(packed)
+            self._mix |= kind
+            return packed
         try:
             info = self.job.info
             bytes_max = None if info.blob_dir is None else info.payload_inline_bytes_max
@@ -358,7 +361,7 @@ class Transaction:
             batches, bytes_max = [e.batch for e in emits], info.payload_inline_bytes_max
             self._files.spill(info, batches, bytes_max, self.size, lambda: self.is_revoked)
         completion = Completion(
-            self.dispatch, self.done, emits, self._changes.take(), self._reads, self._cursor, failure, is_last,
+            self.dispatch, self.done, emits, self._changes.all(), self._reads, self._cursor, failure, is_last,
             until - self._busy_since_ns if self.done or failure is not None else 0, (), order,
         )  # fmt: skip
         if self._cursor is not None:

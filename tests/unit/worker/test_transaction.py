@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -28,7 +29,13 @@ from routilux_mp._worker.liveness import INDEX, LEASE_NS, Page
 from routilux_mp._worker.spill import PayloadReader, is_reference, referred_blob
 from routilux_mp._worker.transaction import BUSY_FLUSHES, Transaction
 from routilux_mp._worker.wire import JobInfo
-from routilux_mp.errors import CheckpointDamaged, EmissionNotSerializable, SignatureInvalid, StorageBlocked
+from routilux_mp.errors import (
+    CheckpointDamaged,
+    EmissionNotSerializable,
+    KeyUnavailable,
+    SignatureInvalid,
+    StorageBlocked,
+)
 from routilux_mp.routine import Routine
 
 
@@ -420,6 +427,12 @@ def test_what_goes_alone_because_of_what_it_read_is_what_was_emitted(value: Any)
     place = bench.routine.place_of("a")
     assert [decode_batch(b.data or b"", bench.job.signer, place) for b in batches] == [[{"v": 1}], [{"v": value}]]
     bench.page.close()
+
+
+def test_what_is_said_of_an_emission_is_only_what_is_wrong_with_it(bench: Bench) -> None:
+    with pytest.raises((EmissionNotSerializable, KeyUnavailable)) as caught:
+        bench.emit(v=(1, threading.Lock()))
+    assert "not packed" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_what_a_report_counts_is_one_sum_without_what_failed(bench: Bench) -> None:
