@@ -598,8 +598,7 @@ def test_increment_and_append_do_not_depend_on_what_was_there(backend: Backend) 
     reports = driver.finish(1)
     assert all(not c.reads for c in reports)
     assert driver.ops(reports) == [
-        ("increment", "", "count", 1), ("append", "", "names", "n1"),
-        ("increment", "", "count", 2), ("append", "", "names", "n2"),
+        ("increment", "", "count", 3), ("append", "", "names", "n1"), ("append", "", "names", "n2")
     ]  # fmt: skip
 
 
@@ -638,7 +637,7 @@ def test_registered_fields_are_transactional(backend: Backend) -> None:
     driver = Driver(backend, {"r": Counter()}).begin()
     driver.work(1, [{"n": 1}, {"n": 2}, {"n": 100}])
     reports = driver.finish(1)
-    assert driver.ops(reports) == [("set", "r", "__field__:total", 6), ("set", "r", "__field__:total", 8)]
+    assert driver.ops(reports) == [("set", "r", "__field__:total", 8)], "the last of two, and nothing of the third"
     driver.send(Revoke(1, 1))
     driver.work(2, [{"n": 1}], state=(("r", "__field__:total", 8),), is_reset=True)
     assert driver.emitted(driver.finish(2)) == [{"total": 9}]
