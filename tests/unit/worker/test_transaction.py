@@ -21,6 +21,7 @@ from routilux_mp._core.topology import RoutineSpec, Topology
 from routilux_mp._serialization.batch import decode_batch, encode_batch
 from routilux_mp._serialization.items import MARKED, PLAIN, WHOLE, ItemPacker, encode_item, join_items
 from routilux_mp._serialization.packing import ExtType, Timestamp
+from routilux_mp._worker import transaction
 from routilux_mp._worker.failures import describe
 from routilux_mp._worker.files import Files, HandedBack
 from routilux_mp._worker.jobs import JobHere, RoutineHere
@@ -427,6 +428,26 @@ def test_what_goes_alone_because_of_what_it_read_is_what_was_emitted(value: Any)
     place = bench.routine.place_of("a")
     assert [decode_batch(b.data or b"", bench.job.signer, place) for b in batches] == [[{"v": 1}], [{"v": value}]]
     bench.page.close()
+
+
+def test_what_a_report_could_not_hold_for_want_of_memory_is_in_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.routine.state.increment("n", 3)
+    bench.emit(v=1)
+    bench.finish()
+
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transaction, "Completion", fail)
+        with pytest.raises(MemoryError):
+            bench.transaction.flush()
+    bench.transaction.flush(is_last=True)
+    [completion] = bench.sent
+    assert [(op.op, op.key, op.value) for op in completion.ops] == [("increment", "n", 3)]
+    assert (completion.done, bench.values(completion)) == (1, [{"v": 1}])
 
 
 def test_what_is_said_of_an_emission_is_only_what_is_wrong_with_it(bench: Bench) -> None:
