@@ -10,13 +10,16 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ._history import ExecutionRecord, Timestamp, serialized
 from ._ids import new_id
 from ._serialization.json_values import from_json, to_json
 from .errors import DefinitionError
 from .status import JobStatus
+
+if TYPE_CHECKING:
+    from ._live import LiveJob
 
 _TYPE = "JobState"
 #: The key under which a document carries what is needed to go on, as text.
@@ -150,6 +153,21 @@ _VALUES = (
 _PLAIN = ("job_id", "flow_id", "status", "current_routine_id")
 _TIMES = ("created_at", "updated_at")
 _KNOWN = {"_type", "edits", "execution_history", "pause_points", *_VALUES, *_PLAIN, *_TIMES}
+
+
+class Behind:
+    """What a JobState and its history stand before; another one when the job becomes live."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, source: Document | LiveJob) -> None:
+        self.source = source
+
+    def history(self) -> Iterator[ExecutionRecord]:
+        return self.source.history()
+
+    def version(self) -> Any:
+        return self.source.version()
 
 
 def document_to_json(document: Document) -> dict[str, Any]:

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 class Messages(ABC):
     """The part of a JobState that is neither status nor state nor history."""
 
-    _source: Document | LiveJob
     _output_handler: OutputHandler | None
+
+    @property
+    @abstractmethod
+    def _source(self) -> Document | LiveJob:
+        """What stands behind it."""
 
     @abstractmethod
     def _write(self, method: str, *arguments: Any) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._documents import Document, document_from_json, document_to_json, read_json, write_json
+from ._documents import Behind, Document, document_from_json, document_to_json, read_json, write_json
 from ._history import ExecutionRecord, History, Timestamp
 from ._messages import Messages
 from ._serialization.registry import Serializable, register_serializable
@@ -38,11 +38,16 @@ class JobState(Messages, Serializable):
 
     def __init__(self, flow_id: str = "") -> None:
         super().__init__()
-        self._source: Document | LiveJob = Document(flow_id=flow_id)
+        self._behind = Behind(Document(flow_id=flow_id))
         self._output_handler: OutputHandler | None = None
-        # Not bound methods: what stands behind this object changes when it becomes live.
-        self._history = History(lambda: self._source.history(), lambda: self._source.version())  # noqa: PLW0108
+        # Without this object: in a circle with it a job that nobody looks at any more would stay, with its payloads,
+        # until the collector comes.
+        self._history = History(self._behind.history, self._behind.version)
         self._lock = threading.RLock()
+
+    @property
+    def _source(self) -> Document | LiveJob:
+        return self._behind.source
 
     # -- what it is -----------------------------------------------------------------------------
 
@@ -248,7 +253,7 @@ class JobState(Messages, Serializable):
 
     def _restore(self, data: dict[str, Any]) -> None:
         self._detached("content")
-        self._source = document_from_json(data)
+        self._behind.source = document_from_json(data)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a JSON file, whole or not at all."""
@@ -325,7 +330,7 @@ class JobState(Messages, Serializable):
             own = Document(job_id=handle.job_id)
             own.metadata, own.output_log = before.metadata, before.output_log
             live = LiveJob(handle, signer, own)
-            self._source = live
+            self._behind.source = live
             for method, arguments in notes.edits if notes is not None else ():
                 getattr(live, method)(*arguments)
         self._deliver()

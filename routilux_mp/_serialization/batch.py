@@ -77,25 +77,28 @@ def encode_batch(values: list[Any], signer: Signer | None, context: bytes) -> En
 def encode_in_pieces(values: list[Any], signer: Signer | None, context: bytes) -> list[bytes | memoryview]:
     """As :func:`encode_batch`, not put together: buffers of large arrays are given as they are, uncopied."""
     encoder = _tools.encoder
-    encoder.reset()
     try:
         packed = encoder.pack(values)
+        if encoder.beside:
+            return _pieces_of(encoder, [packed], b"", b"")
+        return [_MARKED_PREFIX if encoder.has_marks else _PLAIN_PREFIX, packed]
     except (ObjectFound, ValueError, OverflowError, RecursionError):
-        return _encode_each(values, signer, context)
-    if encoder.beside:
-        return _pieces_of(encoder, [packed], b"", b"")
-    return [_MARKED_PREFIX if encoder.has_marks else _PLAIN_PREFIX, packed]
+        pass
+    finally:
+        encoder.reset()  # it would keep large arrays until the next value comes
+    return _encode_each(values, signer, context)
 
 
 def encode_plain(value: Any) -> tuple[bytes, bool] | None:
     """One value as it stands in a batch, and whether it has marks; None when it needs a batch of its own."""
     encoder = _tools.encoder
-    encoder.reset()
     try:
         packed = encoder.pack(value)
+        return None if encoder.beside else (packed, encoder.has_marks)
     except (ObjectFound, ValueError, OverflowError, RecursionError):
         return None
-    return None if encoder.beside else (packed, encoder.has_marks)
+    finally:
+        encoder.reset()
 
 
 def decode_batch(
@@ -146,7 +149,7 @@ class PlainReader:
         packed = memoryview(data)[1:]
         self._decoder = Decoder(has_marks=bool(data[0] ^ _VERSION))
         self._size = len(packed)
-        self._unpacker = Unpacker(max_buffer_size=self._size, **self._decoder.options)
+        self._unpacker = Unpacker(max_buffer_size=self._size, **self._decoder.options())
         #: Items before this one are not to be had any more.
         self.given = 0
         try:

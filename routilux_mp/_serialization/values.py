@@ -18,6 +18,7 @@ import struct
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from typing import Any, Final
+from weakref import ref
 
 from ..errors import CheckpointDamaged
 from . import arrays
@@ -55,10 +56,14 @@ class Encoder:
     arrays with their offsets, to be written after the packed bytes.
     """
 
-    __slots__ = ("_packer", "_small", "beside", "beside_bytes", "has_marks", "keep_object")
+    __slots__ = ("__weakref__", "_packer", "_small", "beside", "beside_bytes", "has_marks", "keep_object")
 
     def __init__(self, unicode_errors: str | None = None) -> None:
-        self._packer = Packer(default=self._default, strict_types=True, unicode_errors=unicode_errors)
+        me = ref(self)  # in a circle with its packer it would keep what it has packed until the collector comes
+        self._packer = Packer(
+            default=lambda value: me()._default(value),  # type: ignore[union-attr]
+            strict_types=True, unicode_errors=unicode_errors,
+        )  # fmt: skip
         self._small = Packer(buf_size=1024)
         self.keep_object: Callable[[Any], tuple[int, int]] | None = None
         self.reset()
@@ -139,18 +144,20 @@ class Beside:
 class Decoder:
     """Packed bytes to values. ``find_object(part, number)`` gives the objects that were kept while encoding."""
 
-    __slots__ = ("_beside", "_find_object", "_open_marks", "options")
+    __slots__ = ("_beside", "_find_object", "_has_marks", "_open_marks")
 
     def __init__(
         self, has_marks: bool, beside: Beside | None = None, find_object: Callable[[int, int], Any] | None = None
     ) -> None:
+        self._has_marks = has_marks
         self._beside = beside
         self._find_object = find_object
         self._open_marks = 0
-        #: For the unpacker.
-        self.options = dict(_READING, ext_hook=self._extension)
-        if has_marks:
-            self.options["list_hook"] = self._array
+
+    def options(self) -> dict[str, Any]:
+        """For an unpacker. Not kept here: a payload in memory would be there until the collector finds the cycle."""
+        hooks = {"ext_hook": self._extension, "list_hook": self._array if self._has_marks else None}
+        return {**_READING, **hooks}
 
     def unpack(self, packed: bytes | memoryview) -> Any:
         """The value, all of it.
@@ -159,7 +166,7 @@ class Decoder:
             CheckpointDamaged: the bytes are not what an encoder wrote.
         """
         try:
-            value = unpackb(packed, **self.options)
+            value = unpackb(packed, **self.options())
         except DAMAGE as error:
             raise damaged(error) from None
         self.check_marks()
@@ -167,7 +174,7 @@ class Decoder:
 
     def unpack_each(self, packed: bytes | memoryview, start: int, stop: int) -> Iterator[Any]:
         """The items of a packed array from *start* up to *stop*, one by one, the others unread."""
-        unpacker = Unpacker(max_buffer_size=len(packed), **self.options)
+        unpacker = Unpacker(max_buffer_size=len(packed), **self.options())
         unpacker.feed(packed)
         try:
             count = unpacker.read_array_header()

@@ -72,11 +72,14 @@ class ThreadCommitter:
 
     def _run(self) -> None:
         while (item := self._tasks.get()) is not None:
-            key, task, is_awaited, after_s = item
-            if after_s:
-                time.sleep(after_s)
-            self._finished.append((key, _end_of(task)))
-            self._wake(is_awaited=is_awaited)
+            self._do(*item)
+            del item  # a thread that waits for the next job must not keep the last one
+
+    def _do(self, key: str, task: Task, is_awaited: bool, after_s: float) -> None:
+        if after_s:
+            time.sleep(after_s)
+        self._finished.append((key, _end_of(task)))
+        self._wake(is_awaited=is_awaited)
 
 
 def _end_of(task: Task) -> BaseException | None:

@@ -237,6 +237,7 @@ class Loop:
         if self.keeper is not None:
             self.keeper.let_go(live)
         self.commits.let_go(live)
+        live.handle = None  # from now on the job is here for as long as somebody looks at it
         for slot in self.placement.workers.values():
             if job_id in slot.introduced:
                 slot.introduced.discard(job_id)

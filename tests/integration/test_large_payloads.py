@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 import routilux_mp
@@ -85,6 +88,74 @@ def test_what_nobody_keeps_is_released_as_it_is_consumed(tmp_path: Path) -> None
     assert [item["first"] for item in found] == list(range(60))
     assert max(item["held"] for item in found) < 50
     assert _mine() == []
+
+
+class Box:
+    """An object of the user's, with an array in it."""
+
+    def __init__(self, number: int) -> None:
+        self.array = np.full(SIZE // 8, float(number))
+
+
+class MakesBoxes(Source):
+    """Says how many of what it has emitted are still in its memory; the collector never comes."""
+
+    def go(self, n: int) -> Iterator[int]:
+        gc.disable()
+        made: list[weakref.ref[Any]] = []
+        for i in range(n):
+            box = Box(i) if self.get_config("boxed") else np.full(SIZE // 8, float(i))
+            made.append(weakref.ref(box))
+            self.emit("out", data=box, alive=sum(each() is not None for each in made))
+            del box
+            yield i
+
+
+class CountsMaps(Check):
+    """Says how many payloads are mapped into its memory; the collector never comes."""
+
+    def go(self, data: Any, alive: int) -> None:
+        gc.disable()
+        array = data.array if isinstance(data, Box) else data
+        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+        maps = sum("/routilux_mp-" in line or "/blobs/" in line for line in lines)
+        self.emit("out", first=float(array[0]), alive=alive, maps=maps)
+
+
+@pytest.mark.parametrize("is_boxed", [False, True])
+@pytest.mark.parametrize("durability", ["none", "commit"])
+def test_workers_let_go_of_what_they_have_emitted_and_consumed(
+    tmp_path: Path, durability: Literal["none", "commit"], is_boxed: bool
+) -> None:
+    flow = _flow(CountsMaps())
+    maker = MakesBoxes()
+    maker.set_config(boxed=is_boxed)
+    flow.routines["source"] = maker
+    with Runtime(2, checkpoint_dir=str(tmp_path), durability=durability) as runtime:
+        state = runtime.execute(flow, "source", {"n": 60})
+        assert flow.wait_for_completion(timeout=60, job_state=state)
+        found = list(state.results("r0", "out"))
+    assert [item["first"] for item in found] == list(range(60))
+    assert max(item["alive"] for item in found) == 1, "only what it has just made"
+    assert max(item["maps"] for item in found) < 50
+
+
+def test_a_job_that_nobody_looks_at_any_more_is_gone_with_its_memory(tmp_path: Path) -> None:
+    flow = _flow(PassOn())
+    with Runtime(2, checkpoint_dir=str(tmp_path), durability="none") as runtime:
+        state = runtime.execute(flow, "source", {"n": 12})
+        assert flow.wait_for_completion(timeout=60, job_state=state)
+        assert len(list(state.results("r0", "out"))) == 12
+        assert len(state.execution_history)
+        (memory,) = _mine()
+        assert [files for _, _, files in os.walk(memory) if files]
+        runtime.execute(flow, "source", {"n": 0})  # the flow keeps its latest job
+        gc.disable()
+        try:
+            del state
+            _wait_until(lambda: not [files for _, _, files in os.walk(memory) if files])
+        finally:
+            gc.enable()
 
 
 def test_results_can_be_read_when_the_runtime_and_its_memory_are_gone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,24 @@ def test_a_committer_reports_every_error_and_works_on() -> None:
     threads.close()
     assert begun[0] - before > 0.019
     assert awaited == [True, False, True]
+
+
+def test_a_thread_that_waits_for_the_next_commit_keeps_nothing_of_the_last() -> None:
+    class Task:
+        def __call__(self) -> None: ...
+
+    woken = threading.Event()
+    committer = ThreadCommitter(lambda is_awaited: woken.set())
+    task = Task()
+    owner = weakref.ref(task)
+    committer.submit("j", task)
+    del task
+    assert woken.wait(5.0)
+    deadline = time.monotonic() + 5.0
+    while owner() is not None:
+        assert time.monotonic() < deadline, "it is kept"
+        time.sleep(0.001)
+    committer.close()
 
 
 def test_the_vigil_outlives_any_trouble_with_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
