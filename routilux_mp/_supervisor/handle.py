@@ -82,7 +82,7 @@ class JobHandle:
             Fenced, OutcomeUnknown, BackendError: the job was given up before.
         """
         live = self._live
-        with live.changed:
+        with live.changed, live.waiting_for(predicate):
             live.changed.wait_for(lambda: predicate(live.view) or live.lost is not None, timeout_s)
             if predicate(live.view):
                 return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -124,6 +125,7 @@ class LiveJob:
         self.show_again_ns = 0
         self.view: JobView = view_of(job, 0)
         self.changed = threading.Condition()
+        self._awaited: list[Callable[[JobView], bool]] = []  # views that somebody waits for
         self._taken: tuple[int, JobView] | None = None
         self._taken_ns = 0
         self._version = 0
@@ -281,10 +283,20 @@ class LiveJob:
         self._taken_ns = now_ns
         self.is_dirty = False
 
+    @contextmanager
+    def waiting_for(self, predicate: Callable[[JobView], bool]) -> Iterator[None]:
+        """Have whoever waits for :attr:`changed`, which is held here, woken by a view like that, and by no other."""
+        self._awaited.append(predicate)
+        try:
+            yield
+        finally:
+            self._awaited.remove(predicate)
+
     def _publish(self, view: JobView) -> None:
         with self.changed:
             self.view = view
-            self.changed.notify_all()
+            if any(is_it(view) for is_it in self._awaited):
+                self.changed.notify_all()
 
     def lose(self, error: BaseException) -> None:
         """This process does not own the job any more."""

@@ -89,6 +89,32 @@ def test_a_committer_reports_every_error_and_works_on() -> None:
     assert awaited == [True, False, True]
 
 
+def test_who_waits_for_a_view_is_woken_by_no_other() -> None:
+    live = LiveJob(Job("j"), NullTenure(1), "code")
+    looked: list[int] = []
+    is_waiting = threading.Event()
+
+    def is_third(view: Any) -> bool:
+        looked.append(threading.get_ident())
+        return bool(view.version == 3)
+
+    def wait() -> None:
+        with live.changed, live.waiting_for(is_third):
+            is_waiting.set()
+            live.changed.wait_for(lambda: is_third(live.view))
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    assert is_waiting.wait(5.0)
+    for version in (1, 2, 3):
+        live._publish(live.view._replace(version=version))
+    waiter.join(5.0)
+    assert not waiter.is_alive()
+    live._publish(live.view._replace(version=3))
+    assert looked.count(waiter.ident or 0) == 2, "before it waited, and when it was woken"
+    assert len(looked) == 5, "nobody waits any more"
+
+
 def test_a_thread_that_waits_for_the_next_commit_keeps_nothing_of_the_last() -> None:
     class Task:
         def __call__(self) -> None: ...
