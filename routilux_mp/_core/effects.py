@@ -39,6 +39,7 @@ class Work(NamedTuple):
     #: The parts are not taken yet: ask the routine's policy (asked about everything below this arrival
     #: number before; whether nothing more will come by itself). ``seqs`` are then arrival numbers.
     question: tuple[int, bool] | None = None
+    is_tolerant: bool = False  # one that raises is reported, and the next one runs
 
 
 class GoOn(NamedTuple):

@@ -72,7 +72,9 @@ def failed(job: Job, record: Failed, commit: int, source: Dispatch | None) -> No
         routine.special[seq] = Special(item, record.attempt + 1, cursor=old.cursor if old else None)
     elif action != "stop":
         # A crash or a timeout may be in the middle of a dispatch: it is taken out wherever it is.
-        item = old.item if old else extract(routine, seq)[0]
+        item, dispatch = (old.item, None) if old else extract(routine, seq)
+        if dispatch is not None:
+            dispatch.reported += 1
         routine.special[seq] = Special(item)
         consume(routine, seq, 1)
         if action in ("dead", "dead_stop"):

@@ -1,19 +1,19 @@
 """What workers tell: activations that are done, failures, conflicts, and work that comes back.
 
-The rule it owns: a report counts only while its dispatch is out; at the first failure or conflict
-everything that its worker still has of the job is handed back.
+The rule it owns: a report counts only while its dispatch is out; at a conflict, or a failure that those behind it may
+have to wait for, everything that its worker still has of the job is handed back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from . import asking, wishes
 from .consequences import after, revoke_all
 from .effects import Changed, Dropped, Effect, GoOn, Revoke, Unreadable
 from .job import Dispatch, Job
 from .records import Completed, Conflicted, Failed, Held, Record, Rested, Returned, Seen
-from .retry import action_for
+from .retry import SETTLES, action_for
 from .select import is_backed_up
 from .stimuli import STATE_OPS, Cancel, Completion, Failure, HandedBack, Pause, WorkerLost
 
@@ -49,11 +49,13 @@ def completion(job: Job, s: Completion, now: int) -> Step:
         yield Changed()
         yield from _wishes(job, s, now)
     if s.failure is not None:
+        is_settled = False
         if s.failure.kind == "storage":
             yield from _rest(job, d, s.failure, now)
         else:
-            yield from _failure(job, d, _next_seq(d), s.failure, now)
-        yield from _hand_back(job, d.worker)
+            is_settled = yield from _failure(job, d, _next_seq(d), s.failure, now)
+        if s.is_last or not is_settled:
+            yield from _hand_back(job, d.worker)
     elif s.is_last:
         yield Returned(s.dispatch)
     elif s.cursor is not None:
@@ -131,7 +133,8 @@ def _conflicts(job: Job, d: Dispatch, s: Completion) -> bool:
     return False
 
 
-def _failure(job: Job, d: Dispatch, seq: int, failure: Failure, now: int) -> Step:
+def _failure(job: Job, d: Dispatch, seq: int, failure: Failure, now: int) -> Generator[Record | Effect, None, bool]:
+    """Whether the activation is over with that, and the next one may run."""
     special = job.routines[d.routine].special.get(seq)
     attempt = special.attempt if special else 1
     crashes = special.crashes if special else 0
@@ -141,6 +144,7 @@ def _failure(job: Job, d: Dispatch, seq: int, failure: Failure, now: int) -> Ste
     yield Changed()
     if job.closing:
         yield from revoke_all(job)
+    return action in SETTLES
 
 
 def _rest(job: Job, d: Dispatch, failure: Failure, now: int) -> Step:

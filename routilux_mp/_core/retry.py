@@ -8,6 +8,15 @@ from .job import Job
 from .stimuli import Failure
 from .topology import ErrorSpec, RoutineSpec
 
+#: Actions after which an activation is over, and those behind it have nothing to wait for.
+SETTLES = frozenset(("continue", "skip", "tolerate"))
+_ANY_ERROR = Failure("error", "", "")
+
+
+def is_tolerant(spec: RoutineSpec, is_entry: bool) -> bool:
+    """Whether an attempt of this routine that raises is always over with that, for good."""
+    return action_for(spec, is_entry, _ANY_ERROR, 1, 0, 1, 0)[0] in SETTLES
+
 
 def action_for(
     spec: RoutineSpec, is_entry: bool, failure: Failure, attempt: int, crashes: int, max_crashes: int, now_ns: int

@@ -8,6 +8,7 @@ from . import asking
 from .effects import Effect, Part, Work
 from .job import Group, Item, Job, Key, RoutineState, Run, Special
 from .records import Dispatched, Record, Seen
+from .retry import is_tolerant
 from .stimuli import Capacity
 
 #: A worker is given no further batch with those that are so large already.
@@ -53,11 +54,12 @@ def must_lift(job: Job, now_ns: int) -> int | None:
     """The held routine nearest the sink, when only the bound keeps the job from going on."""
     held: list[int] = []
     waiting: list[int] = []
+    stuck = {d.worker for d in job.dispatches.values() if d.is_held}  # with all that waits behind that in each
     for number, routine in enumerate(job.routines):
         if any(special.due_ns > now_ns for special in routine.special.values()):
             waiting.append(number)
         backed_up = is_backed_up(job, number)
-        running = any(not d.is_held for d in routine.dispatches.values())
+        running = any(d.worker not in stuck for d in routine.dispatches.values())
         if running or asking.question(job, number, now_ns):
             return None
         if not backed_up and (routine.ready or _is_due(routine, now_ns)):
@@ -121,7 +123,7 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
         state = _unseen_state(job, s.worker, is_reset)
         yield Seen(s.worker, job.version)
         yield Dispatched(s.dispatch, s.worker, s.routine, 0, seq, tuple((scope, key) for scope, key, _ in state))
-        yield _work(s, (special.item,), state, is_reset, special)
+        yield _work(job, s, (special.item,), state, is_reset, special)
         return
     items, count = _head(job, routine, s.count, spec.is_ordered and spec.workers != 1, before)
     if not count:
@@ -129,7 +131,7 @@ def dispatch(job: Job, s: Capacity, now_ns: int) -> Iterator[Record | Effect]:
     state = _unseen_state(job, s.worker, is_reset)
     yield Seen(s.worker, job.version)
     yield Dispatched(s.dispatch, s.worker, s.routine, count, -1, tuple((scope, key) for scope, key, _ in state))
-    yield _work(s, items, state, is_reset, None)
+    yield _work(job, s, items, state, is_reset, None)
 
 
 def _ask(job: Job, s: Capacity, question: asking.Question, is_reset: bool) -> Iterator[Record | Effect]:
@@ -227,7 +229,7 @@ def _unseen_state(job: Job, worker: int, is_reset: bool) -> tuple[tuple[str, str
 
 
 def _work(
-    s: Capacity, items: tuple[Item, ...], state: tuple[tuple[str, str, object], ...], is_reset: bool,
+    job: Job, s: Capacity, items: tuple[Item, ...], state: tuple[tuple[str, str, object], ...], is_reset: bool,
     special: Special | None,
 ) -> Work:  # fmt: skip
     first = items[0]
@@ -238,4 +240,5 @@ def _work(
         tuple(item.seq for item in items), parts, isinstance(first, Group),
         first.message if isinstance(first, Group) else b"",
         special.attempt if special else 1, special.cursor if special else None, state, is_reset,
+        is_tolerant=is_tolerant(job.topology.routines[s.routine], s.routine == job.entry),
     )  # fmt: skip

@@ -94,10 +94,16 @@ class Completion(NamedTuple):
     reads: tuple[tuple[str, str], ...] = ()  # (scope, key) read by an activation that also wrote
     cursor: bytes | None = None  # committed by the activation after ``done``, which goes on
     failure: Failure | None = None  # of the activation after ``done``
-    is_last: bool = True  # nothing more comes; what is not done is handed back
+    #: Nothing more comes; what is not done is handed back. With a failure: all else that the worker has, too.
+    is_last: bool = True
     busy_ns: int = 0  # time spent on the reported activations
     answers: tuple[Answer, ...] = ()  # to a question (``Work.question``), which is then ``done``
     order: bytes = b""  # the events of all emissions as they came, one byte each; empty: grouped as in ``emits``
+
+    @property
+    def ended(self) -> int:
+        """Activations that the worker is through with since the last report, but for those that come back."""
+        return self.done + (self.failure is not None and not self.is_last)
 
 
 class Capacity(NamedTuple):

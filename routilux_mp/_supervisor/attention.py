@@ -39,6 +39,10 @@ class Attention:
         """The job wants to know when it is so late; 0: no more."""
         _set(self._due_ns, job_id, due_ns)
 
+    def is_due(self, job_id: str, now_ns: int) -> bool:
+        """Whether the time has come that it wants to know of."""
+        return 0 < self._due_ns.get(job_id, 0) <= now_ns
+
     def take_due(self, now_ns: int) -> list[str]:
         """Jobs whose time has come; what is to be shown by now becomes unsettled."""
         for job_id in [job_id for job_id, due_ns in self._show_ns.items() if due_ns <= now_ns]:

@@ -31,7 +31,7 @@ from .commits import Commits, MakeViews
 from .committer import Committer
 from .feeding import Feeding, Introduce, ReadBatch
 from .live import LiveJob
-from .placement import Placement
+from .placement import Placement, WorkerSlot
 from .staff import Staff
 from .unreadable import error_of
 
@@ -137,7 +137,8 @@ class Loop:
             live.job.ends_after_ns if live.job.ends_after_ns > now else 0,
             live.rests_until_ns if live.rests_until_ns > now else 0,
         )  # fmt: skip
-        self.attention.set_due(job_id, due_ns)
+        if type(stimulus) is Tick or not self.attention.is_due(job_id, now):
+            self.attention.set_due(job_id, due_ns)  # else its time has come, and it has not been told yet
 
     def _step(self, live: LiveJob, stimulus: Stimulus, now: int) -> None:
         for effect in live.step(stimulus, now, verify=self.settings.verify):
@@ -175,7 +176,12 @@ class Loop:
             self.attention.touch(job_id)
         for slot in self.placement.workers.values():
             if not self.placement.jobs_of(slot).isdisjoint(job_ids):
-                self.backend.send(slot.worker, Revoke(slot.worker, slot.last_dispatch))
+                self._recall(slot, slot.last_dispatch)
+
+    def _recall(self, slot: WorkerSlot, dispatch: int) -> None:
+        """What runs there up to this dispatch may finish; the rest comes back."""
+        self.placement.recall(slot, dispatch)
+        self.backend.send(slot.worker, Revoke(slot.worker, dispatch))
 
     def is_ahead(self, live: LiveJob) -> bool:
         """So much has happened that the disk does not have yet, or for so long, that nothing more is to be started."""
@@ -253,7 +259,7 @@ class Loop:
                     self.staff.reported(slot.code_id)
                     busy_ns = 0 if completion.answers else completion.busy_ns  # a policy's pace is not its routine's
                     self.placement.reported(
-                        slot, completion.dispatch, completion.done, completion.is_last, busy_ns, now
+                        slot, completion.dispatch, completion.ended, completion.is_last, busy_ns, now
                     )
                 live = self.jobs.get(job_id)
                 if live is not None:
@@ -288,8 +294,10 @@ class Loop:
                     self.answer(live)
             case Revoke(worker, 0):
                 self.feeding.hand_back(live, worker, now)
-            case Revoke(worker, _):
-                self.backend.send(worker, effect)
+            case Revoke(worker, dispatch):
+                slot = self.placement.workers.get(worker)
+                if slot is not None:
+                    self._recall(slot, dispatch)
             case Kill(worker):
                 self.backend.kill(worker)
             case Unreadable():

@@ -25,8 +25,8 @@ class WorkerSlot:
     """One worker process, from the request to start it until its death is known."""
 
     __slots__ = ("bytes", "code_id", "handed_back", "has_measured", "idle_since_ns", "introduced", "is_leaving",
-                 "is_started", "is_yielding", "last_dispatch", "limit_s", "load", "outstanding", "pid", "routine",
-                 "worker")  # fmt: skip
+                 "is_started", "is_yielding", "last_dispatch", "limit_s", "load", "outstanding", "pid", "recalled",
+                 "routine", "worker")  # fmt: skip
 
     def __init__(self, worker: int, code_id: str, routine: str, now_ns: int) -> None:
         self.worker = worker
@@ -40,6 +40,7 @@ class WorkerSlot:
         self.load = 0  # activations not reported
         self.bytes: dict[int, int] = {}  # dispatch -> what its input weighs, for as long as it is out
         self.last_dispatch = 0
+        self.recalled = 0  # up to this dispatch it was told to begin nothing more, and what it has not begun comes back
         self.handed_back = 0  # up to this dispatch nobody waits for it; it may still be busy with one of them,
         self.limit_s: float | None = None  # but for no longer than its routine's timeout_s
         self.introduced: set[str] = set()
@@ -64,7 +65,7 @@ class Placement:
 
     def room(self, slot: WorkerSlot) -> int:
         """Activations that may be given to this worker now."""
-        if slot.is_leaving or slot.is_yielding:
+        if slot.is_leaving or slot.is_yielding or self._is_recalled(slot):
             return 0
         pace = self._pace_ns.get((slot.code_id, slot.routine))
         if pace is None:
@@ -75,6 +76,10 @@ class Placement:
         if pace < _SINGLY_NS and target <= DISPATCH_COUNT_MAX and 2 * slot.load > target:
             return 0  # few large portions: each costs a turn of the loop, a message, and a report at its end
         return min(target - slot.load, DISPATCH_COUNT_MAX, AHEAD_COUNT_MAX - slot.load)
+
+    def _is_recalled(self, slot: WorkerSlot) -> bool:
+        """Some of what it has comes back: whatever it was given now would overtake that."""
+        return bool(slot.recalled) and next(iter(slot.outstanding), slot.recalled + 1) <= slot.recalled
 
     def share(self, slot: WorkerSlot, ready: int) -> int:
         """What of so many that wait this worker gets now: its neighbours get theirs, if it is worth waking them."""
@@ -186,6 +191,10 @@ class Placement:
         slot.bytes[dispatch] = size
         slot.load += count
         slot.last_dispatch = dispatch
+
+    def recall(self, slot: WorkerSlot, dispatch: int) -> None:
+        """The worker is told to begin nothing more of what it was given up to this dispatch."""
+        slot.recalled = max(slot.recalled, dispatch)
 
     def reported(self, slot: WorkerSlot, dispatch: int, done: int, is_last: bool, busy_ns: int, now_ns: int) -> None:
         entry = slot.outstanding.get(dispatch)

@@ -144,7 +144,7 @@ class Worker:
             return
         index = 0
         for call, items, seq in runs:
-            is_going_on = yield from self._run_items(call, items, seq, index)
+            is_going_on = yield from self._run_items(call, items, seq, index, work.is_tolerant)
             if not is_going_on:
                 return
             index += len(items)
@@ -193,7 +193,9 @@ class Worker:
 
         return parts()
 
-    def _run_items(self, call: Call, items: list[Any], seq: int, index: int) -> Generator[None, None, bool]:
+    def _run_items(
+        self, call: Call, items: list[Any], seq: int, index: int, is_tolerant: bool
+    ) -> Generator[None, None, bool]:
         """The hot loop. Returns whether the next part may follow."""
         transaction, numbers, sender, files = self.transaction, self._numbers, self._sender, self._files
         dispatch, clock = transaction.dispatch, time.monotonic_ns
@@ -236,11 +238,11 @@ class Worker:
                     if done == 1:
                         transaction.set_deadline(now)
                     is_due = done >= count_max or (now > look_ns and now >= transaction.deadline_ns)
-            except HandedBack:
-                raise
             except BaseException as error:  # a handler's failure is its own, whatever it raises
-                self._fail(error)
-                return False
+                if not self._fail(error, is_tolerant):
+                    return False
+                is_due = is_slow = False
+                now = clock()
             if is_again:
                 transaction.attempt, transaction.resume_cursor, is_again = 1, None, False
             index += 1
@@ -295,7 +297,10 @@ class Worker:
         finally:
             self.transaction.leave_handler()
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException, is_tolerant: bool = False) -> bool:
+        """The running activation has raised. Whether the next one may run."""
+        if isinstance(error, HandedBack):
+            raise error
         transaction = self.transaction
         transaction.rollback()
         if not self._may_wait and isinstance(error, KeyboardInterrupt):
@@ -303,8 +308,12 @@ class Worker:
             raise error  # in the caller's own process it is the caller's
         failure = describe(error, transaction.routine.is_retryable(error))
         traceback.clear_frames(error.__traceback__)  # they may hold what used up the memory
-        transaction.flush(is_last=True, failure=failure)
-        self._drop_all(transaction.dispatch)
+        is_plain = isinstance(error, Exception) and not isinstance(error, MemoryError)
+        is_over = is_tolerant and is_plain and failure.kind == "error"
+        transaction.flush(is_last=not is_over, failure=failure)
+        if not is_over:
+            self._drop_all(transaction.dispatch)
+        return is_over
 
     def _refuse(self, job: JobHere, work: Work, routine: RoutineHere | None, error: Exception) -> None:
         """The input or the routine itself cannot be used: its first activation fails."""

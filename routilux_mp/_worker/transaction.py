@@ -210,7 +210,7 @@ class Transaction:
         """Report everything that is finished. Nothing runs meanwhile, so no time-out can strike."""
         if not self.is_in_handler and failure is None:
             self._numbers[INDEX] = IDLE
-        if is_last or self.done or self._cursor is not None:
+        if is_last or self.done or self._cursor is not None or failure is not None:
             self._report(is_last, failure)
         if failure is not None:  # one that cannot be reported, for want of memory, is charged as a crash
             self._numbers[INDEX] = IDLE

@@ -142,7 +142,7 @@ def _work_to_plain(w: Work) -> tuple[Any, ...]:
     parts = [(p.slot, p.connection, p.batch.count, p.batch.data, p.start, p.count) for p in w.parts]
     return (
         w.dispatch, w.worker, w.routine, w.seqs, parts, w.is_group, w.message, w.attempt, w.cursor, plain_state(w),
-        w.is_reset, w.question,
+        w.is_reset, w.question, w.is_tolerant,
     )  # fmt: skip
 
 
@@ -162,11 +162,11 @@ def _appended(value: Any) -> tuple[Any, tuple[bytes, ...]]:
 
 
 def _work_from_plain(rest: list[Any]) -> Work:
-    dispatch, worker, routine, seqs, parts, is_group, message, attempt, cursor, state, is_reset, question = rest
+    dispatch, worker, routine, seqs, parts, *others = rest
     return Work(
         dispatch, worker, routine, seqs,
         tuple([Part(slot, conn, Batch(count, data), start, n) for slot, conn, count, data, start, n in parts]),
-        is_group, message, attempt, cursor, state, is_reset, question,
+        *others,
     )  # fmt: skip
 
 

@@ -293,6 +293,58 @@ def test_a_failure_ends_the_dispatch_after_its_good_prefix(backend: Backend) -> 
     assert "_worker" not in failure.traceback
 
 
+def test_where_failures_are_tolerated_the_next_one_runs(backend: Backend) -> None:
+    driver = Driver(backend, {"r": routine(fail_at_three)}).begin()
+    driver.work(1, numbers(6), is_tolerant=True)
+    driver.work(2, numbers(2), is_tolerant=True)
+    reports = driver.finish(1)
+    assert driver.emitted(reports) == [{"n": v} for n in (0, 1, 2, 4, 5) for v in (n, -n)]
+    [told] = [number for number, report in enumerate(reports) if report.failure is not None]
+    assert sum(report.done for report in reports[: told + 1]) == 3
+    assert sum(report.done for report in reports) == 5
+    assert [report.is_last for report in reports[told:]] == [False] + [True] * (len(reports) - told - 1)
+    assert driver.finish(2)[-1].done == 2, "what was sent behind it is not dropped"
+
+
+def test_where_failures_are_tolerated_the_last_one_ends_its_dispatch(backend: Backend) -> None:
+    driver = Driver(backend, {"r": routine(fail_at_three)}).begin()
+    driver.work(1, [{"n": 3}, {"n": 3}], is_tolerant=True)
+    driver.work(2, [{"n": 1}, {"n": 3}], is_tolerant=True)
+    driver.work(3, numbers(2), is_tolerant=True)
+    failed = [(c.done, c.failure is not None, c.is_last) for c in driver.finish(1)]
+    assert failed == [(0, True, False), (0, True, False), (0, False, True)]
+    failed = [(c.done, c.failure is not None, c.is_last) for c in driver.finish(2)]
+    assert failed == [(1, True, False), (0, False, True)]
+    assert driver.finish(3)[-1].done == 2
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), MemoryError()])
+def test_what_is_no_ordinary_error_is_never_gone_on_after(backend: Backend, error: BaseException) -> None:
+    def raise_it(self: Routine, n: int) -> None:
+        if n == 1:
+            raise error
+
+    driver = Driver(backend, {"r": routine(raise_it)}).begin()
+    driver.work(1, numbers(4), is_tolerant=True)
+    driver.work(2, numbers(1), is_tolerant=True)
+    reports = driver.finish(1)
+    assert sum(report.done for report in reports) == 1
+    assert reports[-1].failure is not None
+    driver.quiet(0.05)
+    assert driver.reports(2) == []
+
+
+def test_a_retried_one_that_fails_again_does_not_count_as_the_next_ones_attempt(backend: Backend) -> None:
+    def fail_at_first(self: Routine, n: int) -> None:
+        self.emit("out", n=n, attempt=self.attempt, cursor=self.resume_cursor)
+        if n == 0:
+            raise ValueError
+
+    driver = Driver(backend, {"r": routine(fail_at_first)}).begin()
+    driver.work(1, numbers(2), is_tolerant=True, attempt=3)
+    assert driver.emitted(driver.finish(1)) == [{"n": 1, "attempt": 1, "cursor": None}]
+
+
 def test_after_a_failure_queued_work_is_dropped_until_it_is_revoked(backend: Backend) -> None:
     driver = Driver(backend, {"r": routine(fail_at_three)}).begin()
     driver.work(1, [{"n": 3}])
@@ -558,15 +610,22 @@ def test_a_failed_activation_leaves_no_state_and_no_output(backend: Backend, tmp
 
     driver = Driver(backend, {"r": routine(spoil)}).begin()
     shared = (("", "x", -1), driver.value("", "list", []))
-    driver.work(1, [{"n": 1}], state=shared, is_reset=True)
-    [report] = driver.finish(1)
+    driver.work(1, [{"n": 1}, {"n": 0}], state=shared, is_reset=True, is_tolerant=True)
+    failed, *others = driver.finish(1)
+    assert failed.failure is not None
+    assert not failed.ops
+    assert driver.emitted(others) == [{"seen": -1, "log": 0}], "nor does the next one in the same worker see one"
+    for left in tmp_path.iterdir():
+        left.unlink()
+    driver.work(2, [{"n": 1}], state=shared, is_reset=True)
+    [report] = driver.finish(2)
     assert report.failure is not None
     assert not report.ops
     assert not report.emits
     assert list(tmp_path.iterdir()) == []
-    driver.send(Revoke(1, 1))
-    driver.work(2, [{"n": 0}])
-    reports = driver.finish(2)
+    driver.send(Revoke(1, 2))
+    driver.work(3, [{"n": 0}])
+    reports = driver.finish(3)
     assert driver.emitted(reports) == [{"seen": -1, "log": 0}]
     kinds = [op[0] for op in driver.ops(reports)]
     assert sorted(kinds) == ["increment", "log", "output", "set", "set"]  # the control: without the error all is there

@@ -44,6 +44,7 @@ def test_everything_that_can_happen_does() -> None:
         "tolerate", "stop", "dead", "dead_stop", "conflict", "cursor", "held", "bound lifted", "worker killed",
         "worker lost", "supervisor died", "handed over", "disk full", "outcome unknown", "readopted", "rolls",
         "spilled", "repeated", "Answered", "Revived", "Skipped", "asked again", "blob released", "blob swept",
-        "policy asked", "deferred", "unreadable", "unreadable for good", "gathered",
+        "policy asked", "the next one runs after a failure", "deferred", "unreadable", "unreadable for good",
+        "gathered",
     ):  # fmt: skip
         assert seen[what], f"{what} never happened"

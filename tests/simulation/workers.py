@@ -266,6 +266,14 @@ class SimWorker:
     def fail(self, c: Current, failure: Failure) -> None:
         c.is_running = False
         self.page = (0, -1, 0)
+        if c.work.is_tolerant and failure.kind == "error":
+            self.report(c, failure=failure)
+            c.index += 1
+            if c.index == len(c.inputs):
+                self.end_dispatch(c)
+            else:
+                self.world.summary.seen["the next one runs after a failure"] += 1
+            return
         self.report(c, is_last=True, failure=failure)
         self.current = None
         dispatch = c.work.dispatch

@@ -36,6 +36,39 @@ def test_a_failure_commits_what_came_before_and_hands_back_what_comes_after() ->
     assert bench.job.status == "completed"
 
 
+@pytest.mark.parametrize("strategy", ["continue", "skip", None])
+def test_after_a_failure_that_is_over_with_that_the_rest_stays_with_its_worker(strategy: str | None) -> None:
+    error = None if strategy is None else ErrorSpec(strategy)
+    bench = OnBench(routine("source"), routine("a", error=error), edges=[(0, 0, 1, 0)]).submit(1)
+    bench.run(0, emits={0: 10})
+    work, behind = bench.must_give(1, count=6), bench.must_give(1, count=2)
+    assert work.is_tolerant
+    assert revoked(bench.report(work, 3, failure=ERROR, is_last=False)) == []
+    assert bench.job.routines[1].done == 3
+    bench.report(work, 1, is_last=False)
+    bench.happen(WorkerLost(1, work.dispatch, 5, CRASH))
+    assert _actions(bench)[1:] == [(5, "again", 1)], "the failed one counts when it is looked which one ran"
+    assert _owed(bench) == [5, 6, 7, 8, 9]
+    bench.report(behind, 2)
+    assert _owed(bench) == [5, 6, 7, 8, 9], "a crash hands all of it back"
+    while bench.job.status == "running":
+        bench.run(1, worker=2)
+    assert bench.job.routines[1].done == 9
+
+
+@pytest.mark.parametrize(
+    "error", [ErrorSpec("stop"), ErrorSpec("retry", 3, 0.0), ErrorSpec("continue", is_critical=True), None]
+)
+def test_where_others_may_have_to_wait_for_it_all_of_it_is_handed_back(error: ErrorSpec | None) -> None:
+    bench = OnBench(routine("a", error=error)).submit(6)
+    work = bench.must_give(0)
+    assert not work.is_tolerant
+    effects = bench.report(work, 1, failure=ERROR, is_last=False)  # a worker that does not know better
+    assert 0 in [e.dispatch for e in revoked(effects)]
+    assert bench.job.dispatches == {}
+    assert _owed(bench) == [1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("strategy", ["continue", "skip", "retry", "stop"])
 def test_a_timeout_in_the_middle_of_a_dispatch_takes_that_one_only(strategy: str) -> None:
     """What ran before it was not reported any more when its worker was killed: it is run again, uncharged."""

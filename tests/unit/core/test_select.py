@@ -109,6 +109,15 @@ def test_a_full_cycle_lifts_the_bound_for_one() -> None:
     assert bench.give(3 - lifted, worker=8, count=1) is None
 
 
+def test_what_waits_behind_a_held_generator_goes_on_no_more_than_that() -> None:
+    bench = OnBench(routine("a", queue_max=1), routine("b", queue_max=1), edges=[(0, 0, 1, 0), (1, 0, 0, 0)]).submit(3)
+    first, behind = bench.must_give(0, count=1), bench.must_give(0, count=1)
+    effects = bench.report(first, 0, emits={0: 1}, cursor=b"1", is_last=False)
+    goes_on = [e for e in effects if isinstance(e, GoOn)]
+    assert goes_on or bench.give(1, worker=2) is not None, "only the bound keeps the job from going on"
+    assert behind.dispatch in bench.job.dispatches
+
+
 def test_a_waiting_retry_downstream_keeps_the_bound() -> None:
     bench = OnBench(
         routine("a"), routine("b", queue_max=1, workers=2, is_ordered=True, error=retry(1, 60.0)), edges=CHAIN,

@@ -300,3 +300,18 @@ def test_what_runs_already_keeps_no_core_busy_for_long() -> None:
     placement.gave(first, 5, "j", 2)
     assert placement.busy_ns() == 30 * MS  # of the two that have most, the one that has less, behind what it runs
     assert [slot.load for slot in (first, second, third)] == [2, 5, 4]
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_job_whose_time_is_over_is_told_so_whatever_else_happens_then(world: World, is_busy: bool) -> None:
+    job = world.live.job
+    job.ends_after_ns = 0
+    job.fails_at_ns = world.clock.now + 5 * MS
+    world.loop.happen(world.live, Annotate((StateOp("set", "", "k", 1),)), world.clock.now)
+    world.clock.now += 6 * MS
+    if is_busy:  # another thread is served, and a worker reports, before it is looked at what time it is
+        world.loop.happen(world.live, Annotate((StateOp("set", "", "k", 2),)), world.clock.now)
+        world.finish()
+    world.turn()
+    assert job.closing is not None
+    assert job.closing[0] == "failed"

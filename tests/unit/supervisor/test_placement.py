@@ -39,6 +39,24 @@ def bench() -> Bench:
     return Bench()
 
 
+def test_who_is_told_to_begin_nothing_more_gets_nothing_before_that_is_back() -> None:
+    bench = Bench(ahead_ms=60.0)
+    slot = bench.warm(MS)
+    first, second = bench.give(slot, 4), bench.give(slot, 4)
+    assert bench.placement.room(slot) > 0
+    bench.placement.recall(slot, second)
+    bench.placement.recall(slot, first)
+    assert bench.placement.room(slot) == 0
+    bench.placement.reported(slot, first, 4, True, 4 * MS, 0)
+    assert bench.placement.room(slot) == 0, "what comes back of the other one is older than all that could be given"
+    bench.placement.reported(slot, second, 1, False, MS, 0)
+    assert bench.placement.room(slot) == 0
+    bench.placement.reported(slot, second, 0, True, 0, 0)
+    assert bench.placement.room(slot) > 0
+    bench.give(slot, 1)
+    assert bench.placement.room(slot) > 0, "what it was given since is not concerned"
+
+
 def test_one_runs_and_what_waits_behind_it_is_no_more_than_its_time() -> None:
     bench = Bench(ahead_ms=60.0)
     slot = bench.warm(25 * MS)

@@ -19,6 +19,7 @@ FAILURE = Failure("error", "T", "m", "t", False)
 OPS = (StateOp("set", "", "k", b"v"),)
 MESSAGES = [
     Task("j", Work(1, 2, 3, (4, 9), PARTS, True, b"m", 2, b"c", STATE, True)),
+    Task("j", Work(1, 2, 3, (4, 9), PARTS, question=(3, True), is_tolerant=True)),
     Reported("j", Completion(1, 2, (Emit(0, Batch(3, b"xyz")),), OPS, (("", "k"),), b"c", FAILURE, False, 99)),
     Reported("j", Completion(1, 0)),
     JobInfo("j", "c", "f", {"flow_id": "f"}, "/blobs", (b"k" * 32,), 1, 2, 3.5, 4),
