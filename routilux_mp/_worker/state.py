@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 from .._core.stimuli import STATE_OPS, StateOp
 from .._serialization.limits import check_total
+from .appended import Appended
 from .notes import SHARED, NoteCodec, Notes, Nothing, Past
 
-#: A value as it travels: encoded bytes, a number, or (base, items) of an appended list.
-Raw = bytes | int | float | tuple[Any, Any]
+#: A value as it travels: encoded bytes, a number, or (base, items) of an appended list; here that may be more by now.
+Raw = bytes | int | float | tuple[Any, Any] | Appended
 Key = tuple[str, str]
 
 #: Keys of a routine's state that the worker itself keeps there; no user sees them.
@@ -134,17 +135,13 @@ class ActivationJobState(Notes):
         """
         self._settle(routine_id, key)
         before = self._raw(routine_id, key)
-        if isinstance(before, tuple):
-            base, items = before
-        else:
-            base, items = (None if isinstance(before, Missing) else before), ()
-            if base is not None and type(self._decode(routine_id, key, base)) is not list:
-                raise TypeError(f"append to '{key}': the value there is not a list")
+        if isinstance(before, (bytes, int, float)) and type(self._decode(routine_id, key, before)) is not list:
+            raise TypeError(f"append to '{key}': the value there is not a list")
         self._check_key(key)
         self._check_scope(routine_id)
         self.is_touched = True
         data = self._codec.encode_state(routine_id, key, item)
-        self._own[routine_id, key] = (base, (*items, data))
+        self._own[routine_id, key] = Appended.of(None if isinstance(before, Missing) else before).plus(data)
         self._ops.append(StateOp("append", routine_id, key, data))
 
     # -- the worker's side ----------------------------------------------------------------------
@@ -203,10 +200,10 @@ class ActivationJobState(Notes):
     def _decode(self, scope: str, key: str, raw: Raw) -> Any:
         if isinstance(raw, bytes):
             return self._codec.decode_state(scope, key, raw)
-        if isinstance(raw, tuple):
-            base, items = raw
-            value = [] if base is None else self._decode(scope, key, base)
-            value.extend(self._codec.decode_state(scope, key, item) for item in items)
+        if isinstance(raw, (tuple, Appended)):
+            raw = Appended.of(raw)
+            value = [] if raw.base is None else self._decode(scope, key, raw.base)
+            value.extend(self._codec.decode_state(scope, key, item) for item in raw.items)
             return value
         return raw
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from routilux_mp._core.stimuli import StateOp
+from routilux_mp._worker.appended import Appended
 from routilux_mp._worker.state import ActivationJobState, Key, Raw
 
 
@@ -155,6 +156,31 @@ def test_increments_add_up() -> None:
     with pytest.raises(TypeError, match="int or a float"):
         state.increment("n", "1")  # type: ignore[arg-type]
     assert [op[0] for op in ops(state)] == ["increment"] * 3
+
+
+def test_what_an_activation_that_failed_has_appended_is_seen_by_nobody() -> None:
+    state = made()
+    state.append("list", 1)
+    state.finish()
+    for item in (2, 3):
+        state.append("list", item)
+    assert state.get_shared_data("list") == [1, 2, 3]
+    state.rollback()
+    assert state.get_shared_data("list") == [1]
+    state.append("list", 4)
+    assert state.get_shared_data("list") == [1, 4]
+    state.finish()
+    assert state.get_shared_data("list") == [1, 4]
+
+
+def test_an_appended_list_is_not_copied_for_each_item() -> None:
+    first = Appended.of((b"base", (b"a",)))
+    second = first.plus(b"b")
+    assert (first.items, second.items) == ([b"a"], [b"a", b"b"])
+    third = second.plus(b"c")
+    assert third._items is second._items is first._items
+    again = first.plus(b"d")
+    assert (first.items, again.items, again.base) == ([b"a"], [b"a", b"d"], b"base")
 
 
 def test_appended_items_make_a_list() -> None:
