@@ -17,6 +17,9 @@ AHEAD_BYTES_MAX = 4 * 1024 * 1024
 #: So many activations in one report are a good sample; and what is known is kept when one takes less time than this.
 _MANY = 8
 _LONG_NS = 1_000_000
+#: After a failure or a conflict for which all of it came back a worker is given so many, and more as these end: each
+#: costs a message, and is sent again when the next one comes.
+_FEW = 8
 #: Those that take so long go singly.
 _SINGLY_NS = 20_000_000
 
@@ -24,9 +27,9 @@ _SINGLY_NS = 20_000_000
 class WorkerSlot:
     """One worker process, from the request to start it until its death is known."""
 
-    __slots__ = ("bytes", "code_id", "handed_back", "has_measured", "idle_since_ns", "introduced", "is_leaving",
-                 "is_started", "is_yielding", "last_dispatch", "limit_s", "load", "outstanding", "pid", "recalled",
-                 "routine", "worker")  # fmt: skip
+    __slots__ = ("bytes", "code_id", "ended", "handed_back", "has_measured", "idle_since_ns", "introduced",
+                 "is_leaving", "is_started", "is_yielding", "last_dispatch", "limit_s", "load", "outstanding", "pid",
+                 "recalled", "routine", "worker")  # fmt: skip
 
     def __init__(self, worker: int, code_id: str, routine: str, now_ns: int) -> None:
         self.worker = worker
@@ -40,6 +43,7 @@ class WorkerSlot:
         self.load = 0  # activations not reported
         self.bytes: dict[int, int] = {}  # dispatch -> what its input weighs, for as long as it is out
         self.last_dispatch = 0
+        self.ended: int | None = None  # activations since it gave everything back; None: it never has
         self.recalled = 0  # up to this dispatch it was told to begin nothing more, and what it has not begun comes back
         self.handed_back = 0  # up to this dispatch nobody waits for it; it may still be busy with one of them,
         self.limit_s: float | None = None  # but for no longer than its routine's timeout_s
@@ -73,6 +77,8 @@ class Placement:
         if slot.load and sum(slot.bytes.values()) > AHEAD_BYTES_MAX:
             return 0
         target = 1 + int(self._ahead_ns / max(pace, 1.0))  # one to run, and what waits behind it
+        if slot.ended is not None:
+            target = min(target, _FEW + 2 * slot.ended)  # it may soon give everything back again
         if pace < _SINGLY_NS and target <= DISPATCH_COUNT_MAX and 2 * slot.load > target:
             return 0  # few large portions: each costs a turn of the loop, a message, and a report at its end
         return min(target - slot.load, DISPATCH_COUNT_MAX, AHEAD_COUNT_MAX - slot.load)
@@ -203,6 +209,8 @@ class Placement:
         job_id, left = entry
         finished = left if is_last else min(done, left)
         slot.load -= finished
+        if slot.ended is not None:
+            slot.ended += done
         if is_last:
             del slot.outstanding[dispatch], slot.bytes[dispatch]
         else:
@@ -230,6 +238,7 @@ class Placement:
     def handed_back(self, slot: WorkerSlot, now_ns: int) -> set[str]:
         """Nothing is in front of this worker any more. Returns the jobs whose work it was."""
         jobs = {job_id for job_id, _ in slot.outstanding.values()}
+        slot.ended = 0
         slot.outstanding.clear()
         slot.bytes.clear()
         slot.load = 0

@@ -57,6 +57,27 @@ def test_who_is_told_to_begin_nothing_more_gets_nothing_before_that_is_back() ->
     assert bench.placement.room(slot) > 0, "what it was given since is not concerned"
 
 
+def test_who_has_given_everything_back_is_given_little_at_first() -> None:
+    bench = Bench(ahead_ms=60.0)
+    slot = bench.warm(MS // 100)
+    assert bench.placement.room(slot) > 1000
+    bench.give(slot, 500)
+    bench.placement.handed_back(slot, 0)
+    assert bench.placement.room(slot) == 8
+    bench.work(slot, 8, 8 * MS // 100)
+    assert bench.placement.room(slot) == 24
+    bench.give(slot, 12)
+    bench.placement.handed_back(slot, 0)
+    assert bench.placement.room(slot) == 8, "again"
+    for _ in range(10):
+        bench.work(slot, bench.placement.room(slot), MS)
+    assert bench.placement.room(slot) > 1000
+    slow = Bench(ahead_ms=60.0)
+    slot = slow.warm(30 * MS)
+    slow.placement.handed_back(slot, 0)
+    assert slow.placement.room(slot) == 3, "never more than its time allows"
+
+
 def test_one_runs_and_what_waits_behind_it_is_no_more_than_its_time() -> None:
     bench = Bench(ahead_ms=60.0)
     slot = bench.warm(25 * MS)
