@@ -14,7 +14,7 @@ from .._core.effects import Changed, Effect, GoOn
 from .._core.invariants import check
 from .._core.job import Job
 from .._core.outstanding import batches_in
-from .._core.records import Completed, Durable, Failed, Record, Taken
+from .._core.records import Completed, Durable, Record, Taken
 from .._core.step import step
 from .._core.stimuli import Stimulus
 from .._core.view import JobView, view_of
@@ -188,6 +188,7 @@ class LiveJob:
         number, records, steps = self.filling, self.records, self._steps
         self.filling += 1
         self.records, self._steps = [], []
+        is_urgent = self.is_urgent
         self.is_urgent = self.lets_run = False
         self.in_flight = number
         self._flying_bytes = self.volatile_bytes
@@ -198,11 +199,8 @@ class LiveJob:
         else:
             files = self._encode(records, steps)
             self.recent.take(number, records, [frame for frames in files for frame in frames])
-        if self.is_dirty and (
-            self.job.status != self.view.status
-            or now_ns - self._taken_ns >= VIEW_INTERVAL_NS
-            or any(type(r) is Failed for r in records)
-        ):
+        # Whoever has asked for something waits for the view that shows it.
+        if self.is_dirty and (is_urgent or now_ns - self._taken_ns >= VIEW_INTERVAL_NS):
             self._take_view(number, now_ns)
         return number, files
 

@@ -315,3 +315,16 @@ def test_a_job_whose_time_is_over_is_told_so_whatever_else_happens_then(world: W
     world.turn()
     assert job.closing is not None
     assert job.closing[0] == "failed"
+
+
+def test_what_somebody_waits_for_is_shown_with_its_commit_however_busy_the_job_is(world: World) -> None:
+    world.clock.now += WAIT_NS
+    world.finish()
+    world.turn()  # a view was taken now
+    before = world.live.version
+    world.loop.happen(world.live, Annotate((StateOp("set", "", "k", 1),)), world.clock.now)
+    world.live.is_dirty = True
+    world.turn()
+    assert world.live.job.dispatches
+    assert world.live.view.version == before + 1
+    assert world.live.view.shared["k"] == 1
