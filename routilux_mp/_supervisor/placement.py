@@ -12,6 +12,8 @@ from collections.abc import Iterable
 #: Activations in one dispatch, and in front of one worker, at most.
 DISPATCH_COUNT_MAX = 1024
 AHEAD_COUNT_MAX = 4096
+#: Each of them is looked at whenever another one is given out: what a policy takes goes singly.
+AHEAD_DISPATCHES_MAX = 64
 #: With so much input in front of it a worker gets nothing more before it has ended some of that.
 AHEAD_BYTES_MAX = 4 * 1024 * 1024
 #: So many activations in one report are a good sample; and what is known is kept when one takes less time than this.
@@ -74,7 +76,7 @@ class Placement:
         pace = self._pace_ns.get((slot.code_id, slot.routine))
         if pace is None:
             return 0 if slot.load else 1  # the first one tells how long they take
-        if slot.load and sum(slot.bytes.values()) > AHEAD_BYTES_MAX:
+        if len(slot.outstanding) >= AHEAD_DISPATCHES_MAX or sum(slot.bytes.values()) > AHEAD_BYTES_MAX:
             return 0
         target = 1 + int(self._ahead_ns / max(pace, 1.0))  # one to run, and what waits behind it
         if slot.ended is not None:

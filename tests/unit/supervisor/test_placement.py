@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from routilux_mp._supervisor.placement import Placement, WorkerSlot
+from routilux_mp._supervisor.placement import AHEAD_DISPATCHES_MAX, Placement, WorkerSlot
 
 MS = 1_000_000
 
@@ -76,6 +76,17 @@ def test_who_has_given_everything_back_is_given_little_at_first() -> None:
     slot = slow.warm(30 * MS)
     slow.placement.handed_back(slot, 0)
     assert slow.placement.room(slot) == 3, "never more than its time allows"
+
+
+def test_what_goes_singly_is_bounded_in_number() -> None:
+    bench = Bench(ahead_ms=60.0)
+    slot = bench.warm(MS // 100)
+    dispatches = []
+    while bench.placement.room(slot):
+        dispatches.append(bench.give(slot, 1))
+    assert len(dispatches) == AHEAD_DISPATCHES_MAX
+    bench.placement.reported(slot, dispatches[0], 1, True, MS // 100, 0)
+    assert bench.placement.room(slot) > 0
 
 
 def test_one_runs_and_what_waits_behind_it_is_no_more_than_its_time() -> None:

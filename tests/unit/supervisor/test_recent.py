@@ -115,6 +115,7 @@ def test_the_newest_entries_are_read_from_the_end(tmp_path: Path, monkeypatch: p
             runtime.post(flow, "say", "inp", {"n": number})
         handle.close_input()
         flow.wait_for_completion(job_state=state)
+        assert handle.wait_sealed(10.0), "until its description, which reads the same, is written"
         handle.live.recent = Recent()
         whole = list(handle.history())
         decoded: list[Any] = []
