@@ -5,6 +5,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from .batch import Batch
+from .specials import Specials
 from .stimuli import Emit, Failure
 from .topology import Topology
 
@@ -145,7 +146,7 @@ class RoutineState:
     def __init__(self, slot_count: int) -> None:
         self.ready: deque[Item] = deque()  # in order of arrival
         self.ready_count = 0  # activations in ``ready``
-        self.special: dict[int, Special] = {}
+        self.special = Specials()
         self.slots: list[deque[Run]] = [deque() for _ in range(slot_count)]  # what a policy has not taken yet
         self.queued = [0] * slot_count  # emissions not yet consumed, per slot: bounded
         self.next_seq = 0

@@ -98,10 +98,8 @@ def _routine_in(data: dict[str, Any]) -> RoutineState:
         setattr(r, name, data[name])
     r.queued = list(data["queued"])
     r.ready = deque(_item_in(item) for item in data["ready"])
-    r.special = {
-        q: Special(_item_in(item), attempt, crashes, due_ns, cursor, since_ns=since_ns)
-        for q, item, attempt, crashes, due_ns, since_ns, cursor in data["special"]
-    }
+    for q, item, attempt, crashes, due_ns, since_ns, cursor in data["special"]:
+        r.special[q] = Special(_item_in(item), attempt, crashes, due_ns, cursor, since_ns=since_ns)
     for slot, runs in enumerate(data["slots"]):
         r.slots[slot].extend(_run_in(run) for run in runs)
     for first, count, emits in data["held"]:

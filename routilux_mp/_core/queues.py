@@ -55,7 +55,7 @@ def take_runs(queue: deque[Run], count: int) -> list[Run]:
 def consume(routine: RoutineState, first: int, count: int) -> None:
     """Activations ``first`` … are done or given up: they leave every queue."""
     if first in routine.special:
-        _uncount(routine, routine.special.pop(first).item)
+        _uncount(routine, routine.special.take(first).item)
         for dispatch in routine.dispatches.values():
             if dispatch.special == first:
                 dispatch.special = -1

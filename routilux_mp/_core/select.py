@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from . import asking
 from .effects import Effect, Part, Work
@@ -56,7 +57,7 @@ def must_lift(job: Job, now_ns: int) -> int | None:
     waiting: list[int] = []
     stuck = {d.worker for d in job.dispatches.values() if d.is_held}  # with all that waits behind that in each
     for number, routine in enumerate(job.routines):
-        if any(special.due_ns > now_ns for special in routine.special.values()):
+        if routine.special.next_due_ns(now_ns):
             waiting.append(number)
         backed_up = is_backed_up(job, number)
         running = any(d.worker not in stuck for d in routine.dispatches.values())
@@ -72,7 +73,7 @@ def must_lift(job: Job, now_ns: int) -> int | None:
 
 
 def _is_due(routine: RoutineState, now_ns: int) -> bool:
-    return any(special.due_ns <= now_ns for special in routine.special.values())
+    return any(True for _ in chain(routine.special.prompt(), routine.special.due(now_ns)))
 
 
 def next_due_ns(job: Job, now_ns: int) -> int:
@@ -86,9 +87,9 @@ def next_due_ns(job: Job, now_ns: int) -> int:
     for routine in job.routines:
         if routine.rest_until_ns > now_ns and (not due or routine.rest_until_ns < due):
             due = routine.rest_until_ns
-        for special in routine.special.values():
-            if special.due_ns > now_ns and (not due or special.due_ns < due):
-                due = special.due_ns
+        retry_ns = routine.special.next_due_ns(now_ns) if routine.special else 0
+        if retry_ns and (not due or retry_ns < due):
+            due = retry_ns
     return due
 
 
@@ -189,20 +190,21 @@ def _special_to_run(job: Job, routine: RoutineState, now_ns: int) -> int | None:
     if not routine.special:
         return None
     running = {d.special for d in routine.dispatches.values()}
-    best: int | None = None
-    for seq, special in routine.special.items():
-        if seq in running or special.due_ns > now_ns or special.item.commit > job.stands:
-            continue
-        if job.holds and any(key in job.holds for key in special.keys):
-            continue
-        if best is None or seq < best:
-            best = seq
-    return best
+
+    def may_run(seq: int) -> bool:
+        special = routine.special[seq]
+        if seq in running or special.item.commit > job.stands:
+            return False
+        return not (job.holds and any(key in job.holds for key in special.keys))
+
+    firsts = (min(filter(may_run, routine.special.prompt()), default=None),
+              next(filter(may_run, routine.special.due(now_ns)), None))  # fmt: skip
+    return min((seq for seq in firsts if seq is not None), default=None)
 
 
 def _special_in_turn(routine: RoutineState) -> int | None:
     """The first activation that crashed, conflicted or committed a cursor: later ones must not overtake it."""
-    return min((seq for seq, special in routine.special.items() if special.due_ns == 0), default=None)
+    return min(routine.special.prompt(), default=None)
 
 
 def _foreign_keys(job: Job, worker: int) -> dict[Key, None]:
