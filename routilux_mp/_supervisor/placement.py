@@ -19,8 +19,8 @@ AHEAD_BYTES_MAX = 4 * 1024 * 1024
 #: So many activations in one report are a good sample; and what is known is kept when one takes less time than this.
 _MANY = 8
 _LONG_NS = 1_000_000
-#: After a failure or a conflict for which all of it came back a worker is given so many, and more as these end: each
-#: costs a message, and is sent again when the next one comes.
+#: A worker that gave everything back, for a failure or a conflict, is given so many, and two more for each that ends:
+#: what waits there when the next one fails is sent again.
 _FEW = 8
 #: Those that take so long go singly.
 _SINGLY_NS = 20_000_000
