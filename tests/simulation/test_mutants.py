@@ -84,11 +84,6 @@ def hand_nothing_back_after_a_failure(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reports, "_hand_back", lambda job, worker: iter(()))
 
 
-def count_no_failure_that_was_tolerated(patch: pytest.MonkeyPatch) -> None:
-    old = outcomes.extract
-    patch.setattr(outcomes, "extract", lambda routine, seq: (old(routine, seq)[0], None))
-
-
 def have_the_rest_run_after_any_failure(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(select, "is_tolerant", lambda spec, is_entry: True)
     patch.setattr(reports, "SETTLES", frozenset(("continue", "skip", "tolerate", "retry", "stop", "again")))
@@ -236,7 +231,6 @@ MUTANTS: list[Patch] = [
     release_out_of_order,
     never_see_a_conflict,
     hand_nothing_back_after_a_failure,
-    count_no_failure_that_was_tolerated,
     have_the_rest_run_after_any_failure,
     charge_what_could_not_be_read,
     never_lift_the_bound,
