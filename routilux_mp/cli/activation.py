@@ -98,7 +98,8 @@ def activation(root: str, job_id: str, name: str) -> Shown:
 
 def newest_failures(job: Job, log: JobLog) -> list[Attempt]:
     """The last failed attempts, the newest last; the log is read from its end, and only if anything failed."""
-    if not job.dead_letters and not any(said.get("error") for said in job.framework.values()):
+    has_failed = job.dead_letters or any(routine.failures for routine in job.routines)
+    if not has_failed and not any(said.get("error") for said in job.framework.values()):
         return []
     found: list[Attempt] = []
     for frames in log.backwards():

@@ -28,6 +28,8 @@ class RoutineLine:
 
     routine_id: str
     done: int
+    #: Activations that are over without having returned: failed for good, dead letters, skipped ones.
+    failed: int
     left: int
     #: Its status and error, as the framework recorded them.
     says: str
@@ -96,7 +98,7 @@ def fold(root: str, job_id: str) -> Folded:
         epoch=log.epoch,
         commit=log.commit,
         path=path,
-        routines=tuple(_line(view, routine_id) for routine_id in view.progress),
+        routines=tuple(_line(job, view, number) for number in range(len(job.routines))),
         dead_letters=tuple(
             f"{list(view.progress)[letter.routine]}/{letter.seq}: {letter.failure.type_name}: {letter.failure.message}"
             for letter in view.dead_letters
@@ -166,11 +168,12 @@ def _gist(job: Job) -> tuple[Any, ...]:
     return view.status, view.activations, view.history_count, dict(view.results_count), dict(view.progress)
 
 
-def _line(view: JobView, routine_id: str) -> RoutineLine:
+def _line(job: Job, view: JobView, number: int) -> RoutineLine:
+    routine_id = job.routine_id(number)
     done, left, _ = view.progress[routine_id]
     said = view.framework_states.get(routine_id, {})
     says = ": ".join(str(said[key]) for key in ("status", "error") if said.get(key))
-    return RoutineLine(routine_id, done, left, says)
+    return RoutineLine(routine_id, done, job.routines[number].next_seq - done - left, left, says)
 
 
 def _owner(log: JobLog) -> str:

@@ -60,8 +60,8 @@ def show(options: argparse.Namespace) -> int:
         + (f": {folded.reason}" if folded.reason else "")
     )
     print(f"owner {folded.owner}   epoch {folded.epoch}, commit {folded.commit}\n")
-    rows: list[Sequence[str]] = [("routine", "done", "left", "says")]
-    rows += [(r.routine_id, f"{r.done:,}", f"{r.left:,}", r.says) for r in folded.routines]
+    rows: list[Sequence[str]] = [("routine", "done", "failed", "left", "says")]
+    rows += [(r.routine_id, f"{r.done:,}", f"{r.failed:,}", f"{r.left:,}", r.says) for r in folded.routines]
     _print_table(rows)
     for letter in folded.dead_letters:
         print(f"! dead letter {letter}")

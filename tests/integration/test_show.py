@@ -39,11 +39,11 @@ class Fragile(Routine):
         raise LookupError(f"number {number} is not there")
 
 
-def run(folder: Path, *numbers: int) -> str:
+def run(folder: Path, *numbers: int, strategy: str = "retry") -> str:
     flow = Flow(flow_id="fragile")
     flow.add_routine(Source(), "source")
     fragile = Fragile()
-    fragile.set_error_handler(ErrorHandler("retry", max_retries=1, retry_delay=0.01))
+    fragile.set_error_handler(ErrorHandler(strategy, max_retries=1, retry_delay=0.01))
     flow.add_routine(fragile, "fragile")
     flow.connect("source", "number", "fragile", "number")
     with Runtime(2, checkpoint_dir=str(folder), max_crashes=2) as runtime:
@@ -73,6 +73,21 @@ def test_the_whole_traceback_of_every_attempt(tmp_path: Path, capsys: pytest.Cap
     told = capsys.readouterr().out
     assert "newest failures" in told
     assert f"show {job} fragile/" in told
+
+
+@pytest.mark.parametrize("strategy", ["continue", "skip"])
+def test_failures_that_stopped_nothing_are_counted_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], strategy: str
+) -> None:
+    job = run(tmp_path, 0, 2, 2, 1, 0, strategy=strategy)
+    assert main(["show", job]) == 0
+    told = capsys.readouterr().out
+    assert "fragile/1, attempt 1: LookupError: number 2 is not there" in told, "though the last one went well"
+    assert [line.split()[:4] for line in told.splitlines() if line.startswith(("source ", "fragile "))] == [
+        ["source", "1", "0", "0"], ["fragile", "3", "2", "0"],
+    ]  # fmt: skip
+    assert main(["show", job, "--json"]) == 0
+    assert [line["failed"] for line in json.loads(capsys.readouterr().out)["routines"]] == [0, 2]
 
 
 def test_a_killed_worker_has_a_death_report_and_a_next_command(
