@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .job import Special
 
-
 #: A time so much earlier than one before it: the clock was set back. Less, and it is of a step that began earlier.
 _SET_BACK_NS = 1_000_000_000
 
 
 class Specials(dict[int, "Special"]):
-    """By number. Only the methods here change it."""
+    """By number; changed by assigning to a number and by :meth:`take`, and in no other way."""
 
     __slots__ = ("_came", "_now_ns", "_prompt", "_waiting")
 
