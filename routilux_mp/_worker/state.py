@@ -16,7 +16,7 @@ from .._serialization.limits import check_total
 from .appended import Appended
 from .notes import SHARED, NoteCodec, Notes, Nothing, Past
 
-#: A value as it travels: encoded bytes, a number, or (base, items) of an appended list; ``Appended`` with more added here.
+#: As it travels: encoded bytes, a number, or (base, items) of an appended list; `Appended` once more was added here.
 Raw = bytes | int | float | tuple[Any, Any] | Appended
 Key = tuple[str, str]
 
