@@ -6,6 +6,7 @@ One workload per process: ``python bench/bare.py NAME N`` prints one JSON line.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -60,14 +61,36 @@ def _burn_item(item: int) -> int:
 
 
 def pool_cpu(n: int) -> None:
-    """CPU items through ``Pool(2).imap``."""
-    with _context.Pool(2) as pool:
-        list(pool.imap(_burn_item, range(4)))
+    """CPU items through ``Pool(2).imap``, or as many processes as ``BENCH_WORKERS`` says."""
+    workers = int(os.environ.get("BENCH_WORKERS", "2"))
+    with _context.Pool(workers) as pool:
+        list(pool.imap(_burn_item, range(2 * workers)))
         start = time.perf_counter()
         count = sum(1 for _ in pool.imap(_burn_item, range(n)))
         seconds = time.perf_counter() - start
     assert count == n, count
     report(seconds=seconds, per_s=n / seconds)
+
+
+def loops(n: int) -> None:
+    """What the cores give: as many processes as ``BENCH_WORKERS`` says share ``n`` CPU items and do nothing else."""
+    workers = int(os.environ.get("BENCH_WORKERS", "2"))
+    barrier = _context.Barrier(workers + 1)
+    processes = [_context.Process(target=_loop, args=(barrier, n // workers)) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    barrier.wait()
+    start = time.perf_counter()
+    for process in processes:
+        process.join()
+    seconds = time.perf_counter() - start
+    report(seconds=seconds, per_s=n // workers * workers / seconds)
+
+
+def _loop(barrier: Any, n: int) -> None:
+    barrier.wait()
+    for i in range(n):
+        _burn_item(i)
 
 
 def pool_cold(n: int) -> None:
@@ -91,6 +114,7 @@ def main() -> None:
     workloads: dict[str, Callable[[int], None]] = {
         "queue_chain": queue_chain,
         "pool_cpu": pool_cpu,
+        "loops": loops,
         "pool_cold": pool_cold,
         "spawn_cold": spawn_cold,
     }

@@ -99,6 +99,7 @@ class Gate(Routine):
 
 _SLOW_ITERATIONS = int(os.environ.get("BENCH_SLOW_ITERATIONS", "200"))
 _GATE = os.environ.get("BENCH_GATE", "")
+_WORKERS = os.environ.get("BENCH_WORKERS", "2")
 
 
 def _flow(*stages: tuple[str, Routine, int]) -> Flow:
@@ -134,12 +135,16 @@ def chain(n: int, folder: str) -> None:
 
 
 def cpu(n: int, folder: str) -> None:
-    """CPU items through a routine with two workers."""
-    flow = _flow(("burn", Burn(), 2), ("sink", Sink(), 1))
-    with Runtime(4, checkpoint_dir=folder, durability=_DURABILITY) as runtime:
-        _run(runtime, flow, 4)
+    """CPU items through a routine with two workers, or ``BENCH_WORKERS`` of them, or "auto" up to as many as cores."""
+    workers: Any = int(_WORKERS) if _WORKERS.isdigit() else _WORKERS
+    most = (os.cpu_count() or 1) if workers == "auto" else workers
+    flow = _flow(("burn", Burn(), workers), ("sink", Sink(), 1))
+    with Runtime(most + 2, checkpoint_dir=folder, durability=_DURABILITY) as runtime:
+        _run(runtime, flow, 2 * most)
+        before = time.process_time()
         seconds = _run(runtime, flow, n)
-    report(seconds=seconds, per_s=n / seconds)
+        hub_cpu_s = time.process_time() - before
+    report(seconds=seconds, per_s=n / seconds, hub_cpu_s=hub_cpu_s)
 
 
 def scaling(n: int, folder: str) -> None:

@@ -75,6 +75,13 @@ def test_the_table_has_a_row_and_says_how_long_it_took() -> None:
     assert [line.partition(":")[0] for line in found.stderr.splitlines()] == ["hop", "all of it"]
 
 
+def test_the_cores_are_measured_beside_bare_loops_and_a_pool() -> None:
+    lines = _ran("cores.py", "--quick", "--items", "1", "--workers", "1", "auto").stdout.splitlines()
+    assert [line.split()[:2] for line in lines[2:]] == [["1", "1"], ["1", "auto"]]
+    loops, ours, _, pool = (float(text.strip("%").replace(",", "")) for text in lines[2].split()[2:6])
+    assert min(loops, ours, pool) > 0
+
+
 def test_the_hub_is_measured_and_fitted() -> None:
     found = _ran("hub.py", "--quick").stdout
     assert "us per report" in found
