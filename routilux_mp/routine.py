@@ -227,6 +227,8 @@ class Routine(Serializable):
     def idempotency_key(self) -> str:
         """The same on every attempt and every host, different between activations and jobs.
 
+        It also makes a good seed: ``random.Random(self.idempotency_key)`` draws the same on every attempt.
+
         Raises:
             RuntimeError: no handler is running.
         """

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from .._serialization.packing import pack, unpack
 from .._worker import shared
 from .._worker.liveness import die_with_parent
+from .._worker.randomness import diverge
 from .._worker.wire import Frames, frame
 
 _FDS_MAX = 32
@@ -198,7 +199,7 @@ class _Nursery:
                 os.close(socket_fd)
                 os.close(page_fd)
         if pid == 0:
-            self._become_worker(loaded, socket_fd, page_fd)
+            self._become_worker(worker, loaded, socket_fd, page_fd)
         try:
             os.setpgid(pid, pid)  # the worker does the same: whoever comes first
         except OSError:
@@ -210,7 +211,7 @@ class _Nursery:
             self._poll.register(child.pidfd, select.POLLIN)
         self._tell("started", worker, pid)
 
-    def _become_worker(self, loaded: _Loaded, socket_fd: int, page_fd: int) -> None:
+    def _become_worker(self, worker: int, loaded: _Loaded, socket_fd: int, page_fd: int) -> None:
         """In the forked process: keep nothing of the nursery's, and never return."""
         status = 70  # EX_SOFTWARE: the worker itself is broken, not a handler
         try:
@@ -226,6 +227,7 @@ class _Nursery:
             main = vars(sys.modules["__main__"])
             main.clear()
             main.update(loaded.main)
+            diverge(worker)
             run(socket.socket(fileno=socket_fd), page_fd, loaded.code)
             status = 0
         except BaseException:  # nothing may return into the nursery's code

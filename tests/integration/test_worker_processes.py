@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -237,6 +238,37 @@ def test_numeric_libraries_are_kept_to_one_thread(backend: LocalBackend, monkeyp
     driver = Driver(backend, {"r": routine(look)}).begin()
     driver.work(1, numbers(1))
     assert driver.emitted(driver.finish(1)) == [{"openmp": "3", "openblas": "1"}]
+
+
+def first_random_numbers(*workers: int, module: Any) -> list[float]:
+    """What each worker draws first; the nursery has loaded the module that draws before it forks them."""
+
+    def draw(self: Routine, n: int) -> None:
+        self.emit("out", number=module.draw())
+
+    backend = LocalBackend()
+    try:
+        driver = Driver(backend, {"r": routine(draw)}).begin(*workers)
+        for worker in workers:
+            driver.work(worker, numbers(1), worker=worker)
+        return [driver.emitted(driver.finish(worker))[0]["number"] for worker in workers]
+    finally:
+        backend.close()
+
+
+@pytest.mark.parametrize("is_seeded", [False, True])
+def test_no_worker_draws_the_random_numbers_of_another(
+    is_seeded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"drawing_{is_seeded}"
+    text = f"from numpy import random\nif {is_seeded}: random.seed(7)\ndef draw(): return random.random()\n"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module(name)
+    first = first_random_numbers(1, 2, 3, module=module)
+    assert len(set(first)) == 3
+    # They follow from the seed of whoever has set one.
+    assert (first_random_numbers(1, 2, 3, module=module) == first) is is_seeded
 
 
 def test_control_c_and_standard_input_are_not_the_workers_business(backend: LocalBackend) -> None:
