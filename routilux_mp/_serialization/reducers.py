@@ -169,7 +169,7 @@ def _enum_namespace(cls: enum.EnumMeta) -> dict[str, Any]:
     made_by_enum = {"_generate_next_value_", "__new__", "_new_member_", "__new_member__", "__dict__", "__weakref__"}
     namespace = {}
     for name, value in cls.__dict__.items():
-        if name in made_by_enum or name in members or (name.startswith("_") and name.strip("_") in _ENUM_OWN):
+        if name in made_by_enum or name in members or _is_of_enum(name):
             continue
         if getattr(enum.Enum, name, None) is value or getattr(enum.Flag, name, None) is value:
             continue
@@ -180,10 +180,10 @@ def _enum_namespace(cls: enum.EnumMeta) -> dict[str, Any]:
     return {**namespace, **members}
 
 
-_ENUM_OWN = {
-    "member_names", "member_map", "value2member_map", "hashable_values", "unhashable_values", "member_type",
-    "value_repr", "use_args", "flag_mask", "singles_mask", "all_bits", "inverted", "boundary", "order",
-}  # fmt: skip
+def _is_of_enum(name: str) -> bool:
+    """``_sunder_`` names are the library's, more of them with each Python, but for what users may define."""
+    is_sunder = len(name) > 2 and name[0] == name[-1] == "_" and "_" not in (name[1], name[-2])
+    return is_sunder and name not in ("_missing_", "_numeric_repr_") and not name.startswith("_repr_")
 
 
 def make_enum(metaclass: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any], boundary: Any) -> type:

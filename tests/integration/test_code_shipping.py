@@ -79,9 +79,11 @@ class Color(enum.Enum):
     RED = 1
     BLUE = (2, 3)
     def lower(self): return self.name.lower()
+    @classmethod
+    def _missing_(cls, value): return cls.RED
 class Level(enum.IntFlag):
+    HIGH = 2                                  # not in the order of their values: then enum makes more of its own
     LOW = 1
-    HIGH = 2
 class Planet(enum.Enum):
     EARTH = (3, 4)
     def __init__(self, a, b): self.sum = a + b
@@ -178,6 +180,7 @@ assert m.even(10) if hasattr(m, "even") else True
 item, red, level, earth, frozen, point, pair, box, made, cls, helper, function, table = items
 assert type(item) is m.Item and w.is_item(item) and item == m.Item(1, ["a"])
 assert red is m.Color.RED and m.Color.BLUE.lower() == "blue" and level is m.Level(3) and earth.sum == 7
+assert m.Color("no such") is red and [part.name for part in level] == ["HIGH", "LOW"]
 assert frozen == m.Frozen(2) and point == m.Point(1, 7) and pair == (3, "q") and box.v == 4
 assert made.made_by == "Meta" and cls is m.Worker and helper is m.helper and function(3) == 7
 assert table == {m.Frozen(1): (m.Item(2),)}
