@@ -105,6 +105,12 @@ class _CodePickler(pickle.Pickler):
             return reducers.take_builtin_type(thing) or NotImplemented
         if isinstance(thing, types.ModuleType):
             return reducers.take_module(thing, shipped.is_importable(thing.__name__))
+        if (named := shipped.by_member_name(thing)) is not None:
+            return named
+        if kind is types.MethodType:
+            owner = thing.__self__
+            is_of_new_class = isinstance(owner, type) and shipped.is_by_value(owner)
+            return reducers.take_method(thing, is_of_new_class=is_of_new_class)
         if (rule := reducers.RULES.get(kind)) is not None:
             return rule(thing)
         if kind in copyreg.dispatch_table:

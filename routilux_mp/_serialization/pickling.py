@@ -84,7 +84,7 @@ class _ObjectPickler(pickle.Pickler):
             return _take_class(thing)
         if type(thing) is FunctionType and shipped.is_by_value(thing) and not _is_in_main(thing):
             return code.load_value, (code.ship_value(thing),)
-        return NotImplemented
+        return shipped.by_member_name(thing) or NotImplemented
 
 
 def _take_class(cls: type) -> Any:

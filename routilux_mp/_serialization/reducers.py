@@ -7,6 +7,7 @@ decided in ``code``.
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import dis
 import enum
@@ -18,9 +19,10 @@ import pickle
 import sys
 import threading
 import types
-import typing
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from . import type_names
 
 Reduced = tuple[Any, ...]
 
@@ -69,6 +71,7 @@ def take_function(function: types.FunctionType, namespace: object) -> Reduced:
         "__module__": function.__module__,
         "__doc__": function.__doc__,
         "__annotations__": function.__annotations__,
+        "__type_params__": getattr(function, "__type_params__", ()),  # Python 3.12
         "__dict__": function.__dict__,
     }
     state = {name: value for name, value in state.items() if value}
@@ -109,9 +112,14 @@ def take_code(code: types.CodeType) -> Reduced:
     return marshal.loads, (marshal.dumps(code),)
 
 
-def take_method(method: types.MethodType) -> Reduced:
-    """A bound method: by the attribute it is found under, else by its function."""
+def take_method(method: types.MethodType, *, is_of_new_class: bool) -> Reduced:
+    """A bound method: by the attribute it is found under, else by its function.
+
+    ``is_of_new_class``: it is bound to a class that is made where this is loaded, and has no attributes when this is.
+    """
     owner, function = method.__self__, method.__func__
+    if is_of_new_class:
+        return types.MethodType, (function, owner)
     mro = owner.__mro__ if isinstance(owner, type) else type(owner).__mro__
     for cls in mro:
         for name, value in cls.__dict__.items():
@@ -127,7 +135,8 @@ def take_skeleton(cls: type) -> Reduced:
     """(maker, arguments) that create *cls* without its content; an Enum whole, since members are made once."""
     if isinstance(cls, enum.EnumMeta):
         boundary = getattr(cls, "_boundary_", None)
-        return make_enum, (type(cls), cls.__name__, cls.__bases__, _enum_namespace(cls), boundary)
+        members: dict[str, Any] = {name: one.value for name, one in cls.__members__.items()}  # type: ignore[var-annotated]
+        return make_enum, (type(cls), cls.__name__, cls.__bases__, _enum_namespace(cls), members, boundary)
     names = ("__module__", "__qualname__", "__doc__", "__orig_bases__", "__slots__")
     namespace = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
     namespace["__qualname__"] = cls.__qualname__
@@ -165,11 +174,11 @@ def fill_class(cls: type, content: dict[str, Any]) -> None:
 
 
 def _enum_namespace(cls: enum.EnumMeta) -> dict[str, Any]:
-    members: dict[str, Any] = {name: member.value for name, member in cls.__members__.items()}  # type: ignore[var-annotated]
+    """What else than members it has."""
     made_by_enum = {"_generate_next_value_", "__new__", "_new_member_", "__new_member__", "__dict__", "__weakref__"}
     namespace = {}
     for name, value in cls.__dict__.items():
-        if name in made_by_enum or name in members or _is_of_enum(name):
+        if name in made_by_enum or name in cls.__members__ or _is_of_enum(name):
             continue
         if getattr(enum.Enum, name, None) is value or getattr(enum.Flag, name, None) is value:
             continue
@@ -177,20 +186,29 @@ def _enum_namespace(cls: enum.EnumMeta) -> dict[str, Any]:
     own_new = cls.__dict__.get("__new_member__")
     if isinstance(own_new, staticmethod | types.FunctionType):
         namespace["__new__"] = own_new
-    return {**namespace, **members}
+    return namespace
 
 
 def _is_of_enum(name: str) -> bool:
     """``_sunder_`` names are the library's, more of them with each Python, but for what users may define."""
-    is_sunder = len(name) > 2 and name[0] == name[-1] == "_" and "_" not in (name[1], name[-2])
-    return is_sunder and name not in ("_missing_", "_numeric_repr_") and not name.startswith("_repr_")
+    return _is_sunder(name) and name not in ("_missing_", "_numeric_repr_") and not name.startswith("_repr_")
 
 
-def make_enum(metaclass: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any], boundary: Any) -> type:
+def _is_sunder(name: str) -> bool:
+    return len(name) > 2 and name[0] == name[-1] == "_" and "_" not in (name[1], name[-2])
+
+
+def make_enum(
+    metaclass: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any], members: dict[str, Any],
+    boundary: Any,
+) -> type:  # fmt: skip
     """The Enum class with its members and methods."""
     body = metaclass.__prepare__(name, bases)
     for key, value in namespace.items():
-        body[key] = value
+        is_ordinary = not (key.startswith(("__", f"_{name.lstrip('_')}__")) or _is_sunder(key))
+        body[key] = enum.nonmember(value) if is_ordinary else value
+    for key, value in members.items():
+        body[key] = enum.member(value)
     keywords = {} if boundary is None else {"boundary": boundary}
     return metaclass.__new__(metaclass, name, bases, body, **keywords)  # type: ignore[no-any-return]
 
@@ -198,27 +216,24 @@ def make_enum(metaclass: Any, name: str, bases: tuple[type, ...], namespace: dic
 # -- other things -------------------------------------------------------------------------------
 
 
-def _take_type_variable(variable: Any) -> Reduced:
-    bound, constraints = variable.__bound__, variable.__constraints__
-    arguments = (variable.__name__, constraints, bound, variable.__covariant__, variable.__contravariant__)
-    return _make_type_variable, (*arguments, variable.__module__)
-
-
-def _make_type_variable(
-    name: str, constraints: tuple[Any, ...], bound: Any, covariant: bool, contravariant: bool, module: str
-) -> Any:
-    variable = typing.TypeVar(  # type: ignore[misc]
-        name, *constraints, bound=bound, covariant=covariant, contravariant=contravariant
-    )
-    variable.__module__ = module
-    return variable
-
-
 def _take_lock(lock: Any) -> Reduced:
     if not lock.acquire(blocking=False):
         raise CannotBeSent("a lock that is held cannot be sent; release it before the flow is submitted")
     lock.release()
     return (threading.Lock if type(lock) is _LOCK else threading.RLock), ()
+
+
+def _take_context_variable(variable: contextvars.ContextVar[Any]) -> Reduced:
+    """With its default; what it is set to is a matter of the context, which stays where it is."""
+    try:
+        defaults = {"default": contextvars.Context().run(variable.get)}
+    except LookupError:
+        defaults = {}
+    return _make_context_variable, (variable.name, defaults)
+
+
+def _make_context_variable(name: str, defaults: dict[str, Any]) -> contextvars.ContextVar[Any]:
+    return contextvars.ContextVar(name, **defaults)
 
 
 def _take_lru_cache(function: Any) -> Reduced:
@@ -233,15 +248,15 @@ def _make_lru_cache(function: Callable[..., Any], parameters: dict[str, Any]) ->
 RULES: dict[type, Callable[[Any], Reduced]] = {
     types.CellType: take_cell,
     types.CodeType: take_code,
-    types.MethodType: take_method,
     types.MappingProxyType: lambda value: (types.MappingProxyType, (dict(value),)),
     property: lambda value: (property, tuple(getattr(value, part) for part in _PROPERTY_PARTS)),
     classmethod: lambda value: (classmethod, (value.__func__,)),
     staticmethod: lambda value: (staticmethod, (value.__func__,)),
-    typing.TypeVar: _take_type_variable,
     functools._lru_cache_wrapper: _take_lru_cache,
     _LOCK: _take_lock,
     _RLOCK: _take_lock,
+    contextvars.ContextVar: _take_context_variable,
+    **type_names.RULES,
 }
 
 

@@ -11,6 +11,7 @@ class of that module and qualified name, else it is an error that says so. It ne
 
 from __future__ import annotations
 
+import enum
 import functools
 import importlib.machinery
 import sys
@@ -94,6 +95,17 @@ def is_by_value(thing: type | FunctionType) -> bool:
     if module is None or module == "__main__" or "<" in thing.__qualname__:
         return True
     return not is_importable(module) or by_name(module, thing.__qualname__) is not thing
+
+
+def by_member_name(thing: Any) -> tuple[Any, ...] | None:
+    """As pickle calls a reduced value: a member of an Enum that travels by value, if it has a name of its own.
+
+    The Enum itself says its value, which does not find it where that is a function: no copy of one equals it.
+    """
+    if not isinstance(thing, enum.Enum) or not is_by_value(type(thing)):
+        return None
+    name = thing._name_
+    return (getattr, (type(thing), name)) if name in type(thing).__members__ else None
 
 
 def by_name(module: str, qualname: str) -> Any:

@@ -21,6 +21,7 @@ from .._core.view import JobView, view_of
 from .._storage.codec import batches_of, encode_record
 from .._worker.spill import PayloadReader
 from .blob_uses import BlobUses
+from .failing import Failings
 from .recent import Recent
 from .unkept import NullTenure, Tenure
 
@@ -118,6 +119,7 @@ class LiveJob:
         self.first_epoch = 0
         self.rolls_to_sweep = 0
         self.recent = Recent()
+        self.failings = Failings()
         self.owed_flow: bytes | None = None  # flow.json, if it is for this process to write; its tenure does so once
         self.is_writing_views = False
         self.shown_status = "running"  # in job_state.json
@@ -172,7 +174,9 @@ class LiveJob:
             self.records += records  # type: ignore[arg-type]
             self._steps.append(len(self.records))
             self.volatile_bytes += sum(map(_weight_of, records))
-            self.is_urgent = self.is_urgent or any(type(r) not in _ORDINARY for r in records)
+            if unusual := [r for r in records if type(r) not in _ORDINARY]:
+                self.is_urgent = True
+                self.failings.note(unusual, self.filling)  # type: ignore[arg-type]
             self.lets_run = self.lets_run or not all(map(_lets_nothing_run, records))
         if verify:
             check(self.job)
@@ -257,6 +261,7 @@ class LiveJob:
         self.unspilled_bytes += self._flying_bytes
         self._flying_bytes = 0
         self.recent.stands(number)
+        self.failings.stands(self.job, number)
         if self._taken is not None and self._taken[0] <= number:
             self._publish(self._taken[1])
             self._taken = None

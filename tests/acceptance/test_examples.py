@@ -18,8 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 
 
-def lines_of(done: subprocess.CompletedProcess[str]) -> list[str]:
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+FAILURE = "failing/0 failed, and so does the job"
+
+
+def lines_of(done: subprocess.CompletedProcess[str], *, failures: int = 0) -> list[str]:
+    """What it printed; nothing else but the log of so many activations that failed for good."""
+    told = re.split(r"^(?=job )", done.stderr, flags=re.MULTILINE)[1:]
+    assert [text.splitlines()[0].split(": ", 1)[1] for text in told] == [FAILURE] * failures, done.stderr
+    assert (done.returncode, len(done.stderr)) == (0, len("".join(told))), done.stderr
     return done.stdout.splitlines()
 
 
@@ -61,7 +67,7 @@ def test_cross_host(python: Program, tmp_path: Path, way: str) -> None:
 
 def test_retry_demo_with_a_directory_of_its_own_for_each_host(python: Program) -> None:
     """A does not know of B and goes on: at least once. B makes the three attempts that were left."""
-    assert lines_of(python(EXAMPLES / "retry_demo.py", "own")) == [
+    assert lines_of(python(EXAMPLES / "retry_demo.py", "own"), failures=2) == [
         "--- own checkpoint directory",
         "Host A: running",
         "State saved at 2 failures, retry count 2/4",
@@ -81,7 +87,7 @@ def test_retry_demo_with_a_directory_of_its_own_for_each_host(python: Program) -
 
 def test_retry_demo_with_one_directory_for_both_hosts(python: Program) -> None:
     """Five attempts in all, whoever makes them."""
-    assert lines_of(python(EXAMPLES / "retry_demo.py", "shared")) == [
+    assert lines_of(python(EXAMPLES / "retry_demo.py", "shared"), failures=1) == [
         "--- shared checkpoint directory",
         "Host A: running",
         "State saved at 2 failures, retry count 2/4",

@@ -211,6 +211,101 @@ def test_what_is_typed_at_a_prompt_has_no_file(tmp_path: Path) -> None:
     ship(tmp_path, script, CHECK, how="prompt")
 
 
+def test_enums_of_functions_and_with_other_things_than_members(tmp_path: Path) -> None:
+    script = """
+    import enum, functools
+    def half(n): return n / 2
+    class How(enum.Enum):
+        TWICE = enum.member(lambda n: n * 2)
+        HALF = enum.member(functools.partial(half))
+        limit = enum.nonmember(5)
+        _private = 1
+        __hidden = 2
+        def __call__(self, n): return self.value(n)
+        def hidden(self): return self.__hidden
+    default = How.TWICE
+    class Worker:
+        def go(self, n): return default(n), How.HALF(n), How.limit
+    routines, payloads = {"w": Worker()}, [How.TWICE, How._private]
+    """
+    check = """
+    twice, private = items
+    assert code.routine("w").go(3) == (6, 1.5, 5)
+    assert twice is type(twice).TWICE and twice(4) == 8 and private.value == 1 and private.hidden() == 2
+    assert [one.name for one in type(twice)] == ["TWICE", "HALF", "_private"]
+    """
+    ship(tmp_path, textwrap.dedent(script), check)
+
+
+def test_a_bound_method_that_a_class_of_the_script_keeps(tmp_path: Path) -> None:
+    script = """
+    class Keeps(type):                           # as libraries do that look for marked methods
+        def __init__(cls, name, bases, body):
+            cls.checks = [getattr(cls, key) for key in body if key.startswith("check")]
+    class Model(metaclass=Keeps):
+        @classmethod
+        def check_name(cls, value): return cls.__name__, value
+    class Worker:
+        def go(self): return [check(1) for check in Model.checks]
+    routines, payloads = {"w": Worker()}, [Model()]
+    """
+    check = """
+    assert code.routine("w").go() == [("Model", 1)]
+    assert type(items[0]).checks[0].__self__ is type(items[0])
+    """
+    ship(tmp_path, textwrap.dedent(script), check)
+
+
+TYPED = """
+import contextvars
+from typing import Callable, ParamSpec, TypeVar, TypeVarTuple
+P, T, Ts = ParamSpec("P"), TypeVar("T", bound=int, covariant=True), TypeVarTuple("Ts")
+request, depth = contextvars.ContextVar("request"), contextvars.ContextVar("depth", default=3)
+request.set("not sent")
+def call(function: Callable[P, T], *rest: P.args) -> T: return function(*rest)
+def many(*all: Callable[[int], tuple[*Ts]]): return all
+class Worker:
+    def go(self, n): return call(int, n), many(1), depth.get(), request.get("none"), (P, T, Ts)
+routines, payloads = {"w": Worker()}, []
+"""
+
+CHECK_TYPED = """
+assert code.routine("w").go("4")[:4] == (4, (1,), 3, "none")
+p, t, ts = code.routine("w").go("4")[4]
+assert [v.__name__ for v in (p, t, ts)] == ["P", "T", "Ts"] and t.__bound__ is int and t.__covariant__
+assert {v.__module__ for v in (p, t, ts)} == {"__main__"}
+"""
+
+
+def test_what_annotations_name_and_context_variables(tmp_path: Path) -> None:
+    ship(tmp_path, TYPED, CHECK_TYPED)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="its syntax is of Python 3.12")
+def test_generic_functions_classes_and_aliases(tmp_path: Path) -> None:
+    script = """
+    type Rows = list[int]
+    type Tree[A] = dict[str, Tree[A] | A]
+    type Odd = list[Even]
+    type Even = list[Odd]
+    def first[Z: int](rows: Rows, tree: Tree[Z], odd: Odd) -> Z: return rows[0]
+    class Box[X]:
+        def __init__(self, v: X): self.v = v
+        def get[Y](self, y: Y) -> tuple[X, Y]: return self.v, y
+    class Worker:
+        def go(self, rows: Rows): return first(rows, {}, []), Box(1).get(2), first, Box
+    routines, payloads = {"w": Worker()}, [Box(3)]
+    """
+    check = """
+    one, got, first, box = code.routine("w").go([7])
+    assert (one, got, items[0].v) == (7, (1, 2), 3) and type(items[0]) is box
+    assert [v.__name__ for v in first.__type_params__ + box.__type_params__] == ["Z", "X"]
+    assert first.__annotations__["rows"].__value__ == list[int]
+    assert first.__annotations__["tree"].__origin__.__name__ == "Tree"
+    """
+    ship(tmp_path, textwrap.dedent(script), check)
+
+
 def test_cells_that_define_a_class_again(tmp_path: Path) -> None:
     script = """
     class Item:
