@@ -72,7 +72,7 @@ def parts(value: Any) -> Iterator[tuple[str, Any]]:
         if hasattr(value, attribute):
             yield f".{attribute}", getattr(value, attribute)
     function = getattr(value, "__func__", value)
-    if function is not value:
+    if function is not value and hasattr(value, "__self__"):  # a classmethod has only a function
         yield ".__self__", value.__self__
     for variable, cell in zip(
         getattr(getattr(function, "__code__", None), "co_freevars", ()),

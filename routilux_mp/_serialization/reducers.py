@@ -27,7 +27,9 @@ from . import type_names
 Reduced = tuple[Any, ...]
 
 _GLOBAL_OPS = frozenset(
-    dis.opmap[name] for name in ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME") if name in dis.opmap
+    dis.opmap[name]
+    for name in ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+    if name in dis.opmap
 )
 _TYPES_BY_VALUE = {value: name for name, value in vars(types).items() if isinstance(value, type)}
 _LOCK, _RLOCK = type(threading.Lock()), type(threading.RLock())
@@ -70,7 +72,7 @@ def take_function(function: types.FunctionType, namespace: object) -> Reduced:
         "__qualname__": function.__qualname__,
         "__module__": function.__module__,
         "__doc__": function.__doc__,
-        "__annotations__": function.__annotations__,
+        "__annotations__": type_names.annotations_of(function),
         "__type_params__": getattr(function, "__type_params__", ()),  # Python 3.12
         "__dict__": function.__dict__,
     }
@@ -157,13 +159,17 @@ def take_content(cls: type) -> dict[str, Any]:
     slots = cls.__dict__.get("__slots__", ())
     left_out = {"__module__", "__qualname__", "__slots__", "__dict__", "__weakref__", "_abc_impl", "__orig_bases__"}
     left_out.update((slots,) if isinstance(slots, str) else slots)
+    left_out |= type_names.LAZY_ANNOTATIONS
     if isinstance(cls, enum.EnumMeta):
         return {}
-    return {
+    content = {
         name: value
         for name, value in cls.__dict__.items()
         if name not in left_out and not isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType)
     }
+    if not type_names.LAZY_ANNOTATIONS.isdisjoint(cls.__dict__):
+        content["__annotations__"] = type_names.annotations_of(cls)
+    return content
 
 
 def fill_class(cls: type, content: dict[str, Any]) -> None:
@@ -176,6 +182,7 @@ def fill_class(cls: type, content: dict[str, Any]) -> None:
 def _enum_namespace(cls: enum.EnumMeta) -> dict[str, Any]:
     """What else than members it has."""
     made_by_enum = {"_generate_next_value_", "__new__", "_new_member_", "__new_member__", "__dict__", "__weakref__"}
+    made_by_enum |= type_names.LAZY_ANNOTATIONS
     namespace = {}
     for name, value in cls.__dict__.items():
         if name in made_by_enum or name in cls.__members__ or _is_of_enum(name):

@@ -5,11 +5,24 @@ Annotations refer to them, so most functions of a typed script bring some along.
 
 from __future__ import annotations
 
+import importlib
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
 Reduced = tuple[Any, ...]
+
+#: Of a class on Python 3.14: how its annotations are found, by way of all that stood in its body.
+LAZY_ANNOTATIONS = frozenset(("__annotate_func__", "__annotations_cache__", "__conditional_annotations__"))
+
+
+def annotations_of(thing: Any) -> dict[str, Any]:
+    """Of a function or class, as values; as text where one names what is not there, which Python 3.14 sees only now."""
+    try:
+        return thing.__annotations__  # type: ignore[no-any-return]
+    except Exception:  # it is the user's code
+        annotationlib = importlib.import_module("annotationlib")  # of Python 3.14
+        return annotationlib.get_annotations(thing, format=annotationlib.Format.STRING)  # type: ignore[no-any-return]
 
 
 def take_variable(variable: Any) -> Reduced:

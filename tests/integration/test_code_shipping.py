@@ -306,6 +306,26 @@ def test_generic_functions_classes_and_aliases(tmp_path: Path) -> None:
     ship(tmp_path, textwrap.dedent(script), check)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="before that annotations are looked up at once")
+def test_annotations_that_name_what_is_not_there(tmp_path: Path) -> None:
+    script = """
+    class Worker:
+        kept: list[Worker]
+        other: Missing
+        def go(self, n: int, m: Missing = 3) -> Worker: return n + m
+    class Whole:
+        part: list[Worker]
+    routines, payloads = {"w": Worker()}, [Whole()]
+    """
+    check = """
+    worker = code.routine("w")
+    assert worker.go(4) == 7 and type(worker).__annotations__ == {"kept": "list[Worker]", "other": "Missing"}
+    assert worker.go.__annotations__ == {"n": "int", "m": "Missing", "return": "Worker"}
+    assert type(items[0]).__annotations__ == {"part": list[type(worker)]}
+    """
+    ship(tmp_path, textwrap.dedent(script), check)
+
+
 def test_cells_that_define_a_class_again(tmp_path: Path) -> None:
     script = """
     class Item:
