@@ -18,7 +18,10 @@ from .error_handler import ErrorHandler
 from .errors import DefinitionError, NotSerializable
 from .routine import Routine
 from .settings import Settings
+from .slot import ASYNCHRONOUS
 
+#: ``inspect.CO_COROUTINE`` and ``CO_ASYNC_GENERATOR``; that module takes milliseconds to import.
+_IS_ASYNCHRONOUS = 0x80 | 0x200
 STRATEGIES = ("concurrent", "sequential")
 
 
@@ -121,6 +124,9 @@ def _routine_spec(flow: FlowLike, rid: str, routine: Routine, settings: Settings
             f"Routine '{rid}' ({type(routine).__name__}) has an activation policy but no logic for it to activate; "
             f"call set_logic"
         )
+    for function in (routine._logic, *(slot.handler for slot in routine._slots.values())):
+        if getattr(getattr(function, "__code__", None), "co_flags", 0) & _IS_ASYNCHRONOUS:
+            raise DefinitionError(f"Routine '{rid}' ({type(routine).__name__}): {ASYNCHRONOUS}")
     options = flow.options_of(rid)
     limits = [slot.max_queue_length for slot in routine._slots.values() if slot.max_queue_length is not None]
     policy = routine._activation_policy.spec if routine._activation_policy is not None else PolicySpec()

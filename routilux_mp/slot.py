@@ -15,6 +15,11 @@ from ._serialization.registry import Serializable, register_serializable
 if TYPE_CHECKING:
     from .routine import Routine
 
+#: Why an ``async def`` is refused, when the flow is compiled or, if it hides in another function, when it is called.
+ASYNCHRONOUS = (
+    "a handler or logic must be an ordinary function or generator, not `async def`. "
+    "Run what is asynchronous inside of it: asyncio.run(...)"
+)
 MergeStrategy = str | Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 

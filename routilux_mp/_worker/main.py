@@ -15,13 +15,14 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Generator, Iterator
-from types import GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from .. import context
 from .._core.effects import GoOn, Part, Revoke, Work
 from .._core.stimuli import Completion
-from ..errors import BareYield
+from ..errors import BareYield, DefinitionError
+from ..slot import ASYNCHRONOUS
 from .asking import answers_of
 from .channel import Channel, SocketChannel
 from .failures import describe, reading
@@ -224,8 +225,8 @@ class Worker:
                     transaction.is_in_handler = False
                     if transaction.is_claimed:
                         transaction.wait_for_reporter()
-                if type(result) is GeneratorType:
-                    is_finished = yield from self._drive(result, index)
+                if result is not None:
+                    is_finished = yield from self._look_at(result, index)
                     if not is_finished:
                         return False
                 started, now = now, clock()
@@ -249,6 +250,16 @@ class Worker:
             # The last one's report says that it is the last, and follows at once.
             if (is_due or is_slow) and index < count and not files.is_writing:
                 transaction.flush()
+        return True
+
+    def _look_at(self, result: Any, index: int) -> Generator[None, None, bool]:
+        """What a handler returned: a generator is driven to its end, other things mean nothing."""
+        if type(result) is GeneratorType:
+            return (yield from self._drive(result, index))
+        if isinstance(result, CoroutineType | AsyncGeneratorType):
+            if isinstance(result, CoroutineType):
+                result.close()  # or Python warns that nobody has awaited it
+            raise DefinitionError(f"Routine '{self.transaction.routine_id}': {ASYNCHRONOUS}")
         return True
 
     def _took_long(self, took_ns: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -506,6 +506,25 @@ def test_a_bare_yield_is_an_error(backend: Backend) -> None:
     [report] = driver.finish(1)
     assert report.failure is not None
     assert "BareYield" in report.failure.type_name
+    assert not report.emits
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "asynchronous generator"])
+def test_what_is_asynchronous_fails(backend: Backend, kind: str) -> None:
+    async def coroutine() -> None: ...
+
+    async def generator() -> AsyncIterator[int]:
+        yield 1
+
+    def hidden(self: Routine, n: int) -> Any:
+        self.emit("out", i=1)
+        return coroutine() if kind == "coroutine" else generator()
+
+    driver = Driver(backend, {"r": routine(hidden)}).begin()
+    driver.work(1, numbers(1))
+    [report] = driver.finish(1)
+    assert report.failure is not None
+    assert "must be an ordinary function or generator, not `async def`" in report.failure.message
     assert not report.emits
 
 

@@ -238,6 +238,21 @@ def test_both_conventions_on_one_routine() -> None:
         compile_flow(flow, SETTINGS)
 
 
+@pytest.mark.parametrize("is_logic", [False, True])
+def test_what_is_asynchronous(is_logic: bool) -> None:
+    class Waits(Routine):
+        async def go(self, *data: object) -> None: ...
+
+    flow, routine = Flow(), Waits()
+    if is_logic:
+        routine.set_logic(routine.go)
+    else:
+        routine.add_slot("in", handler=routine.go)
+    flow.add_routine(routine, "waits")
+    with pytest.raises(ValueError, match=r"Routine 'waits' \(Waits\): a handler or logic must be an ordinary function"):
+        compile_flow(flow, SETTINGS)
+
+
 def test_policy_without_logic() -> None:
     flow = Flow()
     flow.add_routine(Source().set_activation_policy(immediate_policy()), "p")
