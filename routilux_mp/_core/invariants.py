@@ -40,6 +40,7 @@ def _check_routine(job: Job, number: int, routine: RoutineState) -> None:
     for slot, queue in enumerate(routine.slots):
         queued[slot] += sum(run.count for run in queue)
     _must(not numbers or max(numbers) < routine.next_seq, "an activation number from the future")
+    _must(routine.done + len(numbers) <= routine.next_seq, "more is done or queued than has come")
     _must(queued == routine.queued, f"{spec.routine_id}: queued {routine.queued}, counted {queued}")
     _must(routine.ready_count == sum(item.count for item in routine.ready), "ready_count is off")
     seqs = [item.seq for item in routine.ready]

@@ -38,6 +38,8 @@ class JobView(NamedTuple):
     results_count: Mapping[tuple[str, str], int]
     #: routine id -> (activations done, not done yet, dispatches at workers)
     progress: Mapping[str, tuple[int, int, int]]
+    #: routine id -> activations that are over and not done: failed for good, dead letters, skipped
+    failed: Mapping[str, int]
     history_count: int
     log_count: int
     sent_count: int
@@ -59,6 +61,10 @@ class JobView(NamedTuple):
 def view_of(job: Job, version: int, blocked: tuple[str, int] | None = None) -> JobView:
     """The job as it stands now."""
     routines = list(zip(job.topology.routines, job.routines, strict=True))
+    left = [
+        r.ready_count + len(r.special) + sum(item.count for d in r.dispatches.values() for item in d.items)
+        for r in job.routines
+    ]
     running = sum(bool(d.items) or d.special >= 0 or d.question is not None for d in job.dispatches.values())
     return JobView(
         job_id=job.job_id,
@@ -96,13 +102,11 @@ def view_of(job: Job, version: int, blocked: tuple[str, int] | None = None) -> J
             (job.topology.routines[r].routine_id, job.topology.routines[r].events[e]): count
             for (r, e), count in job.results.items()
         },
-        progress={
-            spec.routine_id: (
-                r.done,
-                r.ready_count + len(r.special) + sum(item.count for d in r.dispatches.values() for item in d.items),
-                len(r.dispatches),
-            )
-            for spec, r in routines
+        progress={spec.routine_id: (r.done, n, len(r.dispatches)) for (spec, r), n in zip(routines, left, strict=True)},
+        failed={
+            spec.routine_id: r.next_seq - r.done - n
+            for (spec, r), n in zip(routines, left, strict=True)
+            if r.next_seq > r.done + n
         },
         history_count=job.record_count,
         log_count=job.log_count,

@@ -22,12 +22,13 @@ _RATE_OVER_S = 5.0
 
 
 class Stage(NamedTuple):
-    """How far one routine is: activations done, seen so far, and running now."""
+    """How far one routine is: activations over, seen so far, and running now; how many of those over have failed."""
 
     name: str
     done: int
     total: int
     running: int
+    failed: int = 0
 
 
 class Board(Protocol):
@@ -70,7 +71,12 @@ class Rates:
 
 
 def described(stage: Stage, rate: float) -> str:
-    """Rate and remaining time, or what the stage waits for."""
+    """Rate and remaining time, or what the stage waits for; and what failed."""
+    failed = f"{stage.failed:,} failed" if stage.failed else ""
+    return ", ".join(filter(None, (_pace(stage, rate), failed)))
+
+
+def _pace(stage: Stage, rate: float) -> str:
     if rate > 0 and stage.done < stage.total:
         return f"{rate:,.1f}/s  eta {_duration((stage.total - stage.done) / rate)}"
     if stage.running:

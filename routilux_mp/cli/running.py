@@ -171,8 +171,12 @@ def _has_stopped(state: JobState) -> bool:
 
 def _stages(state: JobState) -> list[Stage]:
     """How far each routine is, as far as a commit stands."""
-    progress = state._live_or_fail().handle.view.progress
-    return [Stage(name, done, done + left, running) for name, (done, left, running) in progress.items()]
+    view = state._live_or_fail().handle.view
+    stages = []
+    for name, (done, left, running) in view.progress.items():
+        failed = view.failed.get(name, 0)
+        stages.append(Stage(name, done + failed, done + failed + left, running, failed))
+    return stages
 
 
 def _answer(state: JobState, folder: Path, options: argparse.Namespace, seconds: float, board: Board) -> int:

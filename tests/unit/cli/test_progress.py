@@ -21,6 +21,8 @@ def test_what_a_stage_says():
     assert described(Stage("a", 0, 1, 1), 0.0) == "running"
     assert described(Stage("a", 0, 1, 0), 0.0) == "waiting"
     assert described(Stage("a", 1, 1, 0), 0.0) == ""
+    assert described(Stage("a", 1, 1, 0, 1), 0.0) == "1 failed"
+    assert described(Stage("a", 50, 110, 1, 2000), 2.0) == "2.0/s  eta 30s, 2,000 failed"
 
 
 def test_plain_lines_come_every_two_seconds_and_at_the_end(monkeypatch, capsys):

@@ -9,6 +9,7 @@ from routilux_mp._core.outstanding import outstanding
 from routilux_mp._core.records import Failed
 from routilux_mp._core.stimuli import WorkerLost
 from routilux_mp._core.topology import ErrorSpec
+from routilux_mp._core.view import view_of
 from tests.unit.core.core_bench import CRASH, ERROR, TIMEOUT, OnBench, retry, revoked, routine
 
 
@@ -45,6 +46,7 @@ def test_after_a_failure_that_is_over_with_that_the_rest_stays_with_its_worker(s
     assert work.is_tolerant
     assert revoked(bench.report(work, 3, failure=ERROR, is_last=False)) == []
     assert bench.job.routines[1].done == 3
+    assert (view_of(bench.job, 1).progress["a"][:2], view_of(bench.job, 1).failed) == ((3, 6), {"a": 1})
     bench.report(work, 1, is_last=False)
     bench.happen(WorkerLost(1, work.dispatch, 5, CRASH))
     assert _actions(bench)[1:] == [(5, "again", 1)], "the failed one counts when it is looked which one ran"
@@ -54,6 +56,7 @@ def test_after_a_failure_that_is_over_with_that_the_rest_stays_with_its_worker(s
     while bench.job.status == "running":
         bench.run(1, worker=2)
     assert bench.job.routines[1].done == 9
+    assert view_of(bench.job, 1).failed == view_of(bench.replayed(), 1).failed == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +126,7 @@ def test_poison_becomes_a_dead_letter_with_its_input() -> None:
         bench.run(1, worker=2, count=1) if 0 in _owed(bench) else None
     [letter] = bench.job.dead_letters
     assert (letter.routine, letter.seq, letter.failure) == (1, 1, CRASH)
+    assert view_of(bench.job, 1).failed == {"b": 1}
     bench.run(1, worker=3)
     assert bench.job.status == "completed"
 
