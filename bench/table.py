@@ -4,8 +4,8 @@
 
 Each measurement is a process of its own (``ours.py`` or ``bare.py``); this one only starts them,
 takes medians and prints. A figure that misses its goal is printed like any other. The numbers are such that no job is
-over before it has found its pace, and all of them take about five minutes on two idle cores; how long each part took is
-said as it ends. With --quick some jobs are too short for that: their figures are lower.
+over before it has found its pace, and all of them take about five minutes on two idle cores; each part says as it ends
+how long it took, and its figures. With --quick some jobs are too short for that: their figures are lower.
 """
 
 from __future__ import annotations
@@ -411,12 +411,15 @@ def main() -> int:
     started = time.monotonic()
     for name in options.only or FIGURES:
         begun = time.monotonic()
+        found: list[Row] = []
         try:
-            rows += FIGURES[name](options.quick)
+            found = FIGURES[name](options.quick)
         except Failed as error:
             broken += 1
             print(f"{name}: could not be measured\n{error}", file=sys.stderr)
-        print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+        rows += found
+        figures = "".join(f"; {row.figure} of {row.goal}{'' if row.is_met else ' MISSED'}" for row in found)
+        print(f"{name}: {time.monotonic() - begun:.0f} s{figures}", file=sys.stderr, flush=True)
     print(f"all of it: {time.monotonic() - started:.0f} s", file=sys.stderr)
     print(as_table(rows))
     if options.json:
