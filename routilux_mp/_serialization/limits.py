@@ -13,6 +13,8 @@ from ..errors import EmissionNotSerializable
 
 #: Values of one activation in all: they are one record, and a commit file takes no more.
 ACTIVATION_BYTES_MAX = 192 * 1024 * 1024
+#: The code of a flow, with all that its routines and globals hold: it stands in the first commit of every job.
+CODE_BYTES_MAX = 192 * 1024 * 1024
 
 
 def check_size(data: Sized, bytes_max: int, where: str) -> None:

@@ -18,15 +18,12 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from ..errors import NotShippable
-from . import reducers, shipped
-from .paths import deepest_failure, path_to
+from . import limits, reducers, shipped
+from .explaining import Label, Weighed, in_class, in_global, in_routine, place_of, too_heavy
 from .shipped import MAIN, Key
 from .values import Encoder
 
 ByDill = Callable[[Any], reducers.Reduced]
-#: Says what stands at a path, and of which type it is.
-_Label = Callable[[str, str], str]
-
 #: Names every module has for itself; the worker's own are kept.
 _OWN_NAMES: Final = frozenset(("__builtins__", "__name__", "__spec__", "__loader__", "__doc__", "__cached__"))
 _STAY_HOME: Final = ("routilux_mp.flow", "routilux_mp.runtime")
@@ -161,6 +158,7 @@ class Packer:
         self._asker = ""
         self._saw_class = False
         self._told: NotShippable | None = None
+        self._heaviest = Weighed(-1, None, in_global("", ""), "")
 
     def pack(self, routines: Mapping[str, object]) -> Packed:
         """Everything that *routines* need.
@@ -171,11 +169,15 @@ class Packer:
         pieces = {}
         for routine_id, routine in routines.items():
             self._asker = f"Routine '{routine_id}'" if routine_id else ""
-            pieces[routine_id] = self._dump(routine, _in_routine, names_main=True)
+            pieces[routine_id] = self._dump(routine, in_routine, names_main=True)
+            self._weigh(len(pieces[routine_id]), routine, in_routine)
         self._drain()
         if self._main is not None and not self._is_partial:
             self._add_classes_of_main(self._main)
-        return Packed(self._part_a(), pieces, shipped.Table(list(self._classes), self._spaces), self._main_names)
+        part_a = self._part_a()
+        if (weight := len(part_a) + sum(map(len, pieces.values()))) > limits.CODE_BYTES_MAX:
+            raise too_heavy(self._heaviest, weight, self._size_of)
+        return Packed(part_a, pieces, shipped.Table(list(self._classes), self._spaces), self._main_names)
 
     # -- what the pickler asks --
 
@@ -260,7 +262,7 @@ class Packer:
         name = cls.__name__
         if self._main is not None and self._main.__dict__.get(name) is cls:
             self._want(MAIN, self._main.__dict__, name, "the routine")
-        self._skeletons.append((index, self._dump(reducers.take_skeleton(cls), _in_class(cls))))
+        self._skeletons.append((index, self._dump(reducers.take_skeleton(cls), in_class(cls))))
         self._queues[_CLASSES].append(_Content(index, cls, self._asker))
         return index
 
@@ -293,25 +295,31 @@ class Packer:
                 case _Content(number, cls, asker):
                     self._asker = asker
                     content = reducers.take_content(cls)
-                    self._write(("class", number, content), types.SimpleNamespace(**content), _in_class(cls))
+                    self._write(("class", number, content), types.SimpleNamespace(**content), in_class(cls))
                 case _Name(key, name, value, user, asker) as wanted:
                     self._asker = asker
                     if level == _VALUES:
                         self._saw_class = False
-                        self._dump(value, _in_global(name, user))  # only to see what it brings along
+                        self._dump(value, in_global(name, user))  # only to see what it brings along
                         if self._saw_class:
                             self._queues[_INSTANCES].append(wanted)
                             continue
-                    self._write(("name", key, name, value), value, _in_global(name, user))
+                    self._write(("name", key, name, value), value, in_global(name, user))
 
-    def _write(self, operation: tuple[Any, ...], content: Any, label: _Label) -> None:
+    def _write(self, operation: tuple[Any, ...], content: Any, label: Label) -> None:
+        before = self._stream.tell()
         try:
             self._writer.dump(operation)
         except Exception as error:  # the user's __reduce__ and __getstate__ run here
             raise self._refusal(content, error, label, self._writer.culprit) from error
+        self._weigh(self._stream.tell() - before, content, label)
         self._operation_count += 1
 
-    def _dump(self, value: Any, label: _Label, names_main: bool = False) -> bytes:
+    def _weigh(self, size: int, value: Any, label: Label) -> None:
+        if size > self._heaviest.size:
+            self._heaviest = Weighed(size, value, label, self._asker)
+
+    def _dump(self, value: Any, label: Label, names_main: bool = False) -> bytes:
         buffer = io.BytesIO()
         pickler = _CodePickler(buffer, self, names_main)
         try:
@@ -336,10 +344,10 @@ class Packer:
 
     # -- explaining --
 
-    def _refusal(self, root: Any, error: Exception, label: _Label, culprit: tuple[Any, ...]) -> NotShippable:
+    def _refusal(self, root: Any, error: Exception, label: Label, culprit: tuple[Any, ...]) -> NotShippable:
         if error is self._told:
             return self._told
-        path, part = self._place_of(root, culprit)
+        path, part = place_of(root, culprit, self._works)
         who = f"{self._asker}: " if self._asker else ""
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).rstrip(".")
         cure = "" if isinstance(error, reducers.CannotBeSent | NotShippable) else f". {_CURE}"
@@ -347,29 +355,14 @@ class Packer:
         self._told = NotShippable(f"{who}{what} cannot be sent to a worker: {reason or type(error).__name__}{cure}")
         return self._told
 
-    def _place_of(self, root: Any, culprit: tuple[Any, ...]) -> tuple[str, Any]:
-        if culprit:
-            path = path_to(root, "", culprit[0])
-            if path or culprit[0] is root:
-                return path, culprit[0]
-        return deepest_failure(root, "", self._works)
-
     def _works(self, value: Any) -> bool:
-        trial = Packer(self._main, self.by_dill, is_partial=self._is_partial)
         try:
-            _CodePickler(io.BytesIO(), trial, names_main=True).dump(value)
+            self._size_of(value)
         except Exception:  # whatever the user's __reduce__ raises, the answer is no
             return False
         return True
 
-
-def _in_routine(path: str, kind: str) -> str:
-    return f"attribute '{path[1:]}' ({kind})" if path.startswith(".") else f"the object itself{path} ({kind})"
-
-
-def _in_class(cls: type) -> _Label:
-    return lambda path, kind: f"class attribute '{cls.__qualname__}{path}' ({kind})"
-
-
-def _in_global(name: str, user: str) -> _Label:
-    return lambda path, kind: f"global '{name}{path}' ({kind}), used by {user},"
+    def _size_of(self, value: Any) -> int:
+        trial, buffer = Packer(self._main, self.by_dill, is_partial=self._is_partial), io.BytesIO()
+        _CodePickler(buffer, trial, names_main=True).dump(value)
+        return buffer.tell()

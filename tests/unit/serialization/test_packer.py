@@ -11,7 +11,9 @@ import types
 
 import pytest
 
+from routilux_mp._serialization import limits
 from routilux_mp._serialization.code import load_code, pack_code
+from routilux_mp._storage.layout import COMMIT_FILE_BYTES_MAX
 from routilux_mp.errors import CheckpointDamaged, CheckpointFormat, NotShippable, RoutiluxError
 
 
@@ -91,6 +93,37 @@ def test_what_is_used_and_cannot_be_sent_is_named(main, text, said) -> None:
         assert said in refusal(module)
     finally:
         module.log.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("m = b'x' * 20000\nclass R:\n    def go(self): return m", "Routine 'x': global 'm' (bytes), used by R.go(),"),
+        (
+            "class R:\n    def __init__(self): self.me, self.small, self.m = [self], 1, {'a': b'x' * 20000}",
+            "Routine 'x': attribute 'm' (dict) cannot be sent to a worker: it takes 20,",
+        ),
+        ("class R:\n    table = b'x' * 20000", "Routine 'x': class attribute 'R.table' (bytes)"),
+        (
+            "class R:\n    def __init__(self):\n        for i in range(9): setattr(self, f'm{i}', b'%d' % i * 3000)",
+            "Routine 'x': the object itself (R) cannot be sent to a worker: it takes 27,",
+        ),
+    ],
+    ids=["global", "attribute", "class", "many things"],
+)
+def test_code_that_weighs_too_much_is_refused_and_what_of_it_is_named(
+    main, text, said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pack_code({"x": main(text).R()}, main=main(text))
+    monkeypatch.setattr(limits, "CODE_BYTES_MAX", 20_000)
+    told = refusal(main(text))
+    assert said in told
+    assert "and 20,000 is the most. Load it in the handler" in told
+
+
+def test_no_code_is_too_large_for_a_commit() -> None:
+    """With parameters as large as they may be by default, and some more for what else is in the first one."""
+    assert limits.CODE_BYTES_MAX + 33_554_432 + 10_000_000 < COMMIT_FILE_BYTES_MAX
 
 
 def test_an_object_that_refuses_gives_its_own_reason_and_cure(main) -> None:
