@@ -117,7 +117,8 @@ class Commits:
             return
         assert live.in_flight is not None
         number = live.in_flight
-        live.stands(number)
+        for text in live.stands(number):
+            loop.print("log", text)
         if number % SPILL_EVERY == 0 or live.unspilled_bytes > SPILL_EVERY_BYTES:
             live.spill(loop.settings.queue_memory_bytes_max)
         if live.is_confirming:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from .._core.job import Job
 from .._core.records import Durable, Ended, Failed
+from .._worker.logs import as_text
 
 log = logging.getLogger(__name__)
 
@@ -40,27 +41,26 @@ class Failings:
             elif type(record) is Ended and self._counts:
                 self._taken.append((commit, record))
 
-    def stands(self, job: Job, commit: int) -> None:
-        """What happened up to that commit is durable: tell what is worth it."""
+    def stands(self, job: Job, commit: int) -> list[str]:
+        """What happened up to that commit is durable: what of it is worth a line in the log, as :func:`as_text`."""
+        told = []
         while self._taken and self._taken[0][0] <= commit:
             _, record = self._taken.pop(0)
-            if isinstance(record, Failed):
-                _tell_first(job, record)
-            else:
-                self._tell_all(job, record.status)
+            text = _first(job, record) if isinstance(record, Failed) else self._all(job, record.status)
+            if text:
+                told.append(as_text(log.makeRecord(log.name, logging.WARNING, __file__, 0, text, (), None)))
+        return told
 
-    def _tell_all(self, job: Job, status: str) -> None:
-        if max(self._counts.values()) > 1:
-            counts = ", ".join(f"{count} of {job.routine_id(routine)}" for routine, count in self._counts.items())
-            log.warning("job %s %s; activations that failed: %s", job.job_id, _ENDED.get(status, status), counts)
+    def _all(self, job: Job, status: str) -> str:
+        most = max(self._counts.values())
+        counts = ", ".join(f"{count} of {job.routine_id(routine)}" for routine, count in self._counts.items())
         self._counts.clear()
+        how = _ENDED.get(status, status)
+        return f"job {job.job_id} {how}; activations that failed: {counts}" if most > 1 else ""
 
 
-def _tell_first(job: Job, record: Failed) -> None:
+def _first(job: Job, record: Failed) -> str:
     routine_id, failure = job.routine_id(record.routine), record.failure
     what = f"{routine_id}/{record.seq}" if record.seq >= 0 else f"the policy of {routine_id}"
     trace = f"\n{failure.traceback.rstrip()}" if failure.traceback else f": {failure.type_name}: {failure.message}"
-    then = _CONSEQUENCES.get(record.action, _GOES_ON)
-    # What names a file may hold what no log file can be written with.
-    printable = trace.encode("utf-8", "backslashreplace").decode()
-    log.warning("job %s: %s failed, %s%s", job.job_id, what, then, printable)
+    return f"job {job.job_id}: {what} failed, {_CONSEQUENCES.get(record.action, _GOES_ON)}{trace}"

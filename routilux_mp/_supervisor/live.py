@@ -254,17 +254,17 @@ class LiveJob:
             if held > bytes_max and batch.ref is not None:  # else it is not even on its way to the log
                 batch.data = None
 
-    def stands(self, number: int) -> None:
-        """The commit stands: what was waiting for it may be seen."""
+    def stands(self, number: int) -> list[str]:
+        """The commit stands: what was waiting for it may be seen. Returns what is to be logged."""
         self.in_flight = None
         self.volatile_bytes -= self._flying_bytes
         self.unspilled_bytes += self._flying_bytes
         self._flying_bytes = 0
         self.recent.stands(number)
-        self.failings.stands(self.job, number)
         if self._taken is not None and self._taken[0] <= number:
             self._publish(self._taken[1])
             self._taken = None
+        return self.failings.stands(self.job, number)
 
     def publish_if_quiet(self, now_ns: int) -> bool:
         """Everything applied is durable: show it. False when there is something left to show later."""

@@ -62,7 +62,7 @@ class Loop:
         self.backend = backend
         self.committer = committer
         self.clock = clock
-        self._print = on_print
+        self.print = on_print
         self.placement = Placement(workers_max, settings.worker_ahead_ms, cores)
         self.attention = Attention()
         self.feeding = Feeding(self, introduce, read_batch)
@@ -267,7 +267,7 @@ class Loop:
                 if slot is not None and (completion.is_last or not slot.load):
                     self.feeding.touch_code(slot.code_id)
             case Printed(_, stream, text):
-                self._print(stream, text)
+                self.print(stream, text)
             case Started(worker, pid):
                 slot = self.placement.workers.get(worker)
                 if slot is not None:

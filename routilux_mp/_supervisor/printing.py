@@ -14,6 +14,9 @@ import threading
 from collections import deque
 from typing import Any, Final
 
+from .._worker.logs import LOG
+from .relay import Relay
+
 log = logging.getLogger(__name__)
 
 #: Characters; a pipe that is ready takes 4096 bytes without blocking (PIPE_BUF).
@@ -26,11 +29,15 @@ class Printer:
     """Called in the loop's thread."""
 
     def __init__(self) -> None:
+        self._relay = Relay()
         self._backlogs: dict[int, _Backlog] = {}
         self._gone: set[int] = set()  # descriptors that nobody reads any more
 
     def __call__(self, stream: str, text: str) -> None:
-        """Print ``text`` on "stdout" or "stderr"."""
+        """Print ``text`` on "stdout" or "stderr"; or it is a record for "log"."""
+        if stream == LOG:
+            self._relay(text)
+            return
         target = sys.stderr if stream == "stderr" else sys.stdout
         if target is None:
             return
@@ -41,6 +48,7 @@ class Printer:
 
     def close(self) -> None:
         """Wait until everything is written or nobody reads it any more, as the program's own printing would."""
+        self._relay.close()
         for backlog in self._backlogs.values():
             backlog.close()
         self._backlogs.clear()

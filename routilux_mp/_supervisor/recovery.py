@@ -15,6 +15,7 @@ from .._core.retry import has_retries_left
 from .._core.topology import Topology
 from .._storage.codec import decode_record, decode_snapshot
 from .._storage.owner import start_ticks
+from .._worker.logs import levels
 from ..errors import CheckpointDamaged, FlowMismatch, NeverBegan
 from ..settings import Settings
 from .outputs import outputs_of
@@ -153,7 +154,8 @@ def with_settings_of(job: Job, topology: Topology) -> None:
 
 
 def environment() -> dict[str, object]:
-    """What a fresh process needs to find the same modules."""
+    """What a fresh process needs to find the same modules, and to log what is logged here."""
     import sys
 
-    return {"sys_path": [p or os.getcwd() for p in sys.path], "cwd": os.getcwd(), "argv": list(sys.argv)}
+    cwd = os.getcwd()
+    return {"sys_path": [p or cwd for p in sys.path], "cwd": cwd, "argv": list(sys.argv), "logging": levels()}

@@ -23,6 +23,7 @@ from .._core.effects import GoOn, Part, Revoke, Work
 from .._core.stimuli import Completion
 from ..errors import BareYield, DefinitionError
 from ..slot import ASYNCHRONOUS
+from . import logs
 from .asking import answers_of
 from .channel import Channel, SocketChannel
 from .failures import describe, reading
@@ -369,6 +370,7 @@ def run(sock: socket.socket, page_fd: int, routines: Routines) -> None:
     context.set_for_process(worker.transaction)
     streams = redirect_streams(channel.send)
     channel.before_waiting = streams.flush
+    logs.forward(channel.send)
     worker.serve()
     streams.flush()
 

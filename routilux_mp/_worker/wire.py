@@ -60,9 +60,9 @@ class Reported(NamedTuple):
 
 
 class Text(NamedTuple):
-    """What a handler printed."""
+    """What a handler printed, or logged (``logs``)."""
 
-    stream: str  # "stdout" | "stderr"
+    stream: str  # "stdout" | "stderr" | "log"
     text: str
 
 

@@ -322,6 +322,10 @@ def _take_environment(environment: dict[str, Any]) -> None:
         sys.argv[:] = list(environment["argv"])
     if environment.get("cwd"):
         os.chdir(environment["cwd"])
+    if environment.get("logging"):
+        from .._worker.logs import take_levels
+
+        take_levels(environment["logging"])
 
 
 def _pidfd(pid: int) -> int:

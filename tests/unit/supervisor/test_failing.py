@@ -11,6 +11,7 @@ from routilux_mp._core.job import Job
 from routilux_mp._core.records import Durable, Ended, Failed
 from routilux_mp._core.stimuli import Failure
 from routilux_mp._supervisor.failing import Failings
+from routilux_mp._worker.logs import from_text
 from tests.unit.core.core_bench import OnBench, routine
 
 
@@ -23,39 +24,39 @@ def failed(seq: int, action: str = "tolerate", number: int = 0, traceback: str =
     return Failed(0, number, seq, 1, action, Failure("error", "ValueError", f"no {seq}", traceback))
 
 
-def test_nothing_is_told_before_it_stands(job: Job, caplog: pytest.LogCaptureFixture) -> None:
-    told = Failings()
-    told.note([failed(1)], 3)
-    told.stands(job, 2)
-    assert not caplog.messages
-    told.stands(job, 3)
-    told.stands(job, 4)
-    (message,) = caplog.messages
+def told_by(failings: Failings, job: Job, commit: int) -> list[str]:
+    records = [from_text(text) for text in failings.stands(job, commit)]
+    assert {(r.name, r.levelname) for r in records} <= {("routilux_mp._supervisor.failing", "WARNING")}
+    return [r.getMessage() for r in records]
+
+
+def test_nothing_is_told_before_it_stands(job: Job) -> None:
+    failings = Failings()
+    failings.note([failed(1)], 3)
+    assert told_by(failings, job, 2) == []
+    (message,) = told_by(failings, job, 3)
+    assert told_by(failings, job, 4) == []
     assert "a/1 failed, and the job goes on: ValueError: no 1" in message
     assert job.job_id in message
 
 
-def test_the_first_of_each_routine_with_its_traceback_and_all_at_the_end(
-    job: Job, caplog: pytest.LogCaptureFixture
-) -> None:
-    told = Failings()
-    told.note([failed(4), failed(5), failed(0, number=1, traceback="Traceback\nKeyError: 3\n")], 1)
-    told.note([failed(6), Ended(0, "completed")], 2)
-    told.stands(job, 1)
-    assert [text.partition(" failed")[0].rpartition(" ")[2] for text in caplog.messages] == ["a/4", "b/0"]
-    assert caplog.messages[1].endswith("goes on\nTraceback\nKeyError: 3")
-    told.stands(job, 2)
-    assert caplog.messages[2].endswith("is completed; activations that failed: 3 of a, 1 of b")
+def test_the_first_of_each_routine_with_its_traceback_and_all_at_the_end(job: Job) -> None:
+    failings = Failings()
+    failings.note([failed(4), failed(5), failed(0, number=1, traceback="Traceback\nKeyError: 3\n")], 1)
+    failings.note([failed(6), Ended(0, "completed")], 2)
+    told = told_by(failings, job, 1)
+    assert [text.partition(" failed")[0].rpartition(" ")[2] for text in told] == ["a/4", "b/0"]
+    assert told[1].endswith("goes on\nTraceback\nKeyError: 3")
+    (last,) = told_by(failings, job, 2)
+    assert last.endswith("is completed; activations that failed: 3 of a, 1 of b")
 
 
-def test_what_is_tried_again_has_not_failed_and_one_is_told_once(job: Job, caplog: pytest.LogCaptureFixture) -> None:
-    told = Failings()
-    told.note([failed(1, "retry"), failed(1, "again")], 1)
-    told.stands(job, 1)
-    assert not caplog.messages
-    told.note([failed(1, "stop"), Ended(0, "failed")], 2)
-    told.stands(job, 2)
-    (message,) = caplog.messages
+def test_what_is_tried_again_has_not_failed_and_one_is_told_once(job: Job) -> None:
+    failings = Failings()
+    failings.note([failed(1, "retry"), failed(1, "again")], 1)
+    assert told_by(failings, job, 1) == []
+    failings.note([failed(1, "stop"), Ended(0, "failed")], 2)
+    (message,) = told_by(failings, job, 2)
     assert "a/1 failed, and so does the job" in message
 
 
@@ -68,19 +69,17 @@ def test_what_is_tried_again_has_not_failed_and_one_is_told_once(job: Job, caplo
         (2, "skip", "a/2 failed, and the job goes on"),
     ],
 )
-def test_what_follows(seq: int, action: str, text: str, job: Job, caplog: pytest.LogCaptureFixture) -> None:
-    told = Failings()
-    told.note([failed(seq, action)], 1)
-    told.stands(job, 1)
-    assert text in caplog.messages[0]
+def test_what_follows(seq: int, action: str, text: str, job: Job) -> None:
+    failings = Failings()
+    failings.note([failed(seq, action)], 1)
+    assert text in told_by(failings, job, 1)[0]
 
 
-def test_any_text_can_be_logged(job: Job, caplog: pytest.LogCaptureFixture) -> None:
-    told = Failings()
-    told.note([failed(1, traceback="no such file: \udcff.txt")], 1)
-    told.stands(job, 1)
-    assert caplog.messages[0].endswith("\nno such file: \\udcff.txt")
-    caplog.messages[0].encode()
+def test_any_text_can_be_logged(job: Job) -> None:
+    failings = Failings()
+    failings.note([failed(1, traceback="no such file: \udcff.txt")], 1)
+    (message,) = told_by(failings, job, 1)
+    assert message.endswith("\nno such file: \\udcff.txt")
 
 
 class Source(Routine):

@@ -1,0 +1,77 @@
+"""Log records of workers, and of jobs, handed to the caller's logging.
+
+The rule it owns: the loop never waits for the caller's handlers. A thread hands records on while there are any.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import Final
+
+from .._worker.logs import from_text
+
+log = logging.getLogger(__name__)
+
+#: Records that may wait for slow handlers; what is more is left out, and that is said.
+WAITING_MAX: Final = 10_000
+#: The thread ends when nothing has come for so long.
+_IDLE_S: Final = 1.0
+
+
+class Relay:
+    """Called in the loop's thread."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[str] = deque()
+        self._left_out = 0
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    def __call__(self, text: str) -> None:
+        """Hand on a record, as :func:`as_text` wrote it; soon."""
+        with self._changed:
+            if len(self._waiting) >= WAITING_MAX:
+                self._left_out += 1
+                return
+            self._waiting.append(text)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="routilux-log", daemon=True)
+                self._thread.start()
+            else:
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Wait until all of them are handed on."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting and not self._is_closed:
+                    self._changed.wait(_IDLE_S)
+                if not self._waiting:
+                    self._thread = None
+                    return
+                text = self._waiting.popleft()
+                left_out, self._left_out = (0, self._left_out) if self._waiting else (self._left_out, 0)
+            _hand_on(text)
+            if left_out:
+                log.warning("%d log records were left out: the handlers were too slow for them", left_out)
+
+
+def _hand_on(text: str) -> None:
+    try:
+        record = from_text(text)
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+    except Exception as error:  # a filter of the user's may raise anything; it ends no job
+        log.debug("a log record was not handed on: %s", error)
