@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from .wire import Frames, decode, encode
+from .logs import LOG, from_text
+from .wire import Frames, Text, decode, encode
 
 _READ_BYTES = 1 << 18
 
@@ -30,6 +32,7 @@ class SocketChannel:
         self._sock = sock
         self._frames = Frames()
         self._lock = threading.Lock()
+        self._is_left = False
         self.before_waiting: Callable[[], None] = _nothing
 
     def read(self, *, wait: bool) -> Sequence[Any] | None:
@@ -48,12 +51,32 @@ class SocketChannel:
 
     def send(self, message: Any) -> None:
         """See :class:`Channel`. Ends the process when nobody listens any more."""
+        if self._is_left:
+            if isinstance(message, Text):
+                print_here(message)
+            return
         data = encode(message)
         with self._lock:
             try:
                 self._sock.sendall(data)
             except ConnectionError:
                 os._exit(1)
+
+    def leave(self) -> None:
+        """In a process that a handler has forked, and that shares the socket: what two send at once would be torn."""
+        self._is_left = True
+
+
+def print_here(text: Text) -> None:
+    """On the inherited descriptors, as a process started in another way would."""
+    fd, data = (1 if text.stream == "stdout" else 2), text.text.encode("utf-8", "backslashreplace")
+    if text.stream == LOG:
+        record = from_text(text.text)
+        if record.levelno < logging.WARNING:
+            return
+        data = f"{logging.Formatter().format(record)}\n".encode()
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def _nothing() -> None:

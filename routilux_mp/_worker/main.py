@@ -15,6 +15,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Generator, Iterator
+from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -371,6 +372,8 @@ def run(sock: socket.socket, page_fd: int, routines: Routines) -> None:
     streams = redirect_streams(channel.send)
     channel.before_waiting = streams.flush
     logs.forward(channel.send)
+    os.register_at_fork(after_in_child=channel.leave)
+    os.register_at_fork(after_in_child=partial(context.set_for_process, None))
     worker.serve()
     streams.flush()
 

@@ -49,6 +49,7 @@ class _Worker:
         self.page = Page(page_fd)
         self.is_killed = False
         self.is_stopped = False
+        self.garbled = ""  # why what it sends is not looked at any more
 
 
 class LocalBackend:
@@ -227,13 +228,18 @@ class LocalBackend:
 
     def _read_worker(self, worker: _Worker) -> None:
         events = self._events
-        for content in worker.pipe.read():
-            message = decode(content)
-            match message:
-                case Reported(job_id, completion):
-                    events.append(Report(worker.number, completion, job_id))
-                case Text(stream, text):
-                    events.append(Printed(worker.number, stream, text))
+        try:
+            for content in worker.pipe.read():
+                match decode(content):
+                    case Reported(job_id, completion):
+                        events.append(Report(worker.number, completion, job_id))
+                    case Text(stream, text):
+                        events.append(Printed(worker.number, stream, text))
+        except Exception as error:  # something in its process has written to its socket, and it ends with that
+            worker.pipe.hang_up()
+            worker.garbled = f"what it sent cannot be read ({type(error).__name__}: {str(error)[:100]})"
+            if self._nursery is not None:
+                self._tell_nursery("kill", worker.number)
 
     def _read_nursery(self, nursery: Pipe) -> None:
         for content in nursery.read():
@@ -257,7 +263,8 @@ class LocalBackend:
                     number, pid, exit_code, signal_number, rss, is_oom, detail = arguments
                     worker = self._workers[number]
                     is_blameless = worker.is_killed or pid == 0 or (worker.is_stopped and exit_code == 0)
-                    is_oom = is_oom and not worker.is_killed
+                    is_oom = is_oom and not (worker.is_killed or worker.garbled)
+                    detail = worker.garbled or detail
                     self._bury(worker, Exit(pid, exit_code, signal_number, rss, is_oom, is_blameless, detail))
         if not nursery.is_open:
             self._nursery_lost()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -238,6 +239,64 @@ def test_numeric_libraries_are_kept_to_one_thread(backend: LocalBackend, monkeyp
     driver = Driver(backend, {"r": routine(look)}).begin()
     driver.work(1, numbers(1))
     assert driver.emitted(driver.finish(1)) == [{"openmp": "3", "openblas": "1"}]
+
+
+def test_what_a_handler_forks_is_not_the_worker(backend: LocalBackend, tmp_path: Path) -> None:
+    """It shares the worker's socket: two that write at once would tear each other's messages."""
+
+    def in_child(self: Routine, n: int) -> None:
+        line = "x" * 700_000
+        with open(tmp_path / f"said-{n}", "w") as said:
+            try:
+                self.emit("out", i=n)
+            except RuntimeError as error:
+                said.write(str(error))
+        for _ in range(10):
+            print(line)
+            logging.getLogger("forked").info(line)
+
+    def fork(self: Routine, n: int) -> None:
+        children = []
+        for child in range(3):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    in_child(self, child)
+                    status = 0
+                finally:
+                    os._exit(status)
+            children.append(pid)
+        print("the worker itself")
+        self.emit("out", statuses=[os.waitpid(pid, 0)[1] for pid in children])
+
+    driver = Driver(backend, {"r": routine(fork)}).begin()
+    driver.work(1, numbers(1))
+    assert driver.emitted(driver.finish(1)) == [{"statuses": [0, 0, 0]}]
+    assert [e.text.strip() for e in driver.all(Printed)] == ["the worker itself"]
+    said = [(tmp_path / f"said-{n}").read_text() for n in range(3)]
+    assert all("emit 'out' from routine" in text and "no handler" in text for text in said), said
+
+
+def test_what_cannot_be_read_ends_its_worker_and_nobody_else(backend: LocalBackend) -> None:
+    def write_to_sockets(self: Routine, n: int) -> None:
+        for fd in os.listdir("/proc/self/fd"):
+            try:
+                if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+                    os.write(int(fd), b"\xff" * 100)
+            except OSError:
+                continue
+        time.sleep(100)
+
+    def good(self: Routine, n: int) -> None:
+        self.emit("out", n=n)
+
+    driver = Driver(backend, {"bad": routine(write_to_sockets), "good": routine(good)}).begin(1, 2)
+    driver.work(1, numbers(1))
+    end = driver.died(1).exit
+    assert (end.signal, end.is_blameless, end.is_oom_suspected) == (signal.SIGKILL, False, False)
+    assert "what it sent cannot be read (ValueError: a message of 4294967295 bytes)" in end.report
+    driver.work(2, numbers(2), routine=1, worker=2)
+    assert driver.emitted(driver.finish(2)) == [{"n": 0}, {"n": 1}]
 
 
 def first_random_numbers(*workers: int, module: Any) -> list[float]:
