@@ -387,6 +387,6 @@ def _check_name(name: Any, what: str) -> None:
 def _no_activation(what: str) -> NotInHandler:
     return NotInHandler(
         f"Cannot {what}: not in execution context: no handler is running here. This works inside a handler or a "
-        f"logic that the engine called. (A thread of a handler that runs in the caller's own process has to be given "
-        f"its context: contextvars.copy_context().run.)"
+        f"logic that the engine called. (A thread that goes on after its handler has returned is in none. One of a "
+        f"handler that runs in the caller's own process has to be given its context: contextvars.copy_context().run.)"
     )

@@ -36,7 +36,9 @@ class SocketChannel:
         self.before_waiting: Callable[[], None] = _nothing
 
     def read(self, *, wait: bool) -> Sequence[Any] | None:
-        """See :class:`Channel`."""
+        """See :class:`Channel`. A fork that comes back from its handler ends here: the messages are the worker's."""
+        if self._is_left:
+            os._exit(0)
         if wait:
             self.before_waiting()
         try:

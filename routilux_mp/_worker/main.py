@@ -70,8 +70,10 @@ class Worker:
     def serve(self) -> None:
         """Run until the channel ends, and then what is left."""
         while True:
+            context.set_for_process(None)  # a thread that a handler has left behind is in no activation
             while not self.queue and not self.is_over:
                 self.take_messages(wait=True)
+            context.set_for_process(self.transaction)
             if not self.queue:
                 self._files.close()
                 return
@@ -368,7 +370,6 @@ def run(sock: socket.socket, page_fd: int, routines: Routines) -> None:
     os.close(page_fd)
     channel = SocketChannel(sock)
     worker = Worker(channel, page, routines, may_wait=True)
-    context.set_for_process(worker.transaction)
     streams = redirect_streams(channel.send)
     channel.before_waiting = streams.flush
     logs.forward(channel.send)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from routilux_mp import context
 from routilux_mp._core.effects import Revoke
 from routilux_mp.backends.base import CodeReady, CodeRefused, Died, Printed, Report
 from routilux_mp.backends.local import LocalBackend
@@ -275,6 +277,41 @@ def test_what_a_handler_forks_is_not_the_worker(backend: LocalBackend, tmp_path:
     assert [e.text.strip() for e in driver.all(Printed)] == ["the worker itself"]
     said = [(tmp_path / f"said-{n}").read_text() for n in range(3)]
     assert all("emit 'out' from routine" in text and "no handler" in text for text in said), said
+
+
+def test_a_fork_that_comes_back_from_its_handler_takes_no_messages(backend: LocalBackend) -> None:
+    def fork(self: Routine, n: int) -> None:
+        if n == 1 and os.fork() == 0:
+            return
+        self.emit("out", n=n)
+
+    driver = Driver(backend, {"r": routine(fork)}).begin()
+    for dispatch in range(1, 6):
+        driver.work(dispatch, numbers(3))
+        assert driver.emitted(driver.finish(dispatch)) == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+def test_a_thread_that_outlives_its_handler_is_in_no_activation(backend: LocalBackend, tmp_path: Path) -> None:
+    def leave_behind(self: Routine, n: int) -> None:
+        def later() -> None:
+            wait_until(lambda: context.of_process is None)
+            try:
+                self.emit("out", n="of the thread")
+            except RuntimeError as error:
+                (tmp_path / "said").write_text(str(error))
+            (tmp_path / "over").touch()
+
+        if n == 0:
+            threading.Thread(target=later).start()
+        self.emit("out", n=n)
+
+    driver = Driver(backend, {"r": routine(leave_behind)}).begin()
+    driver.work(1, numbers(2))
+    assert driver.emitted(driver.finish(1)) == [{"n": 0}, {"n": 1}]
+    driver.until((tmp_path / "over").exists)
+    assert "A thread that goes on after its handler has returned is in none" in (tmp_path / "said").read_text()
+    driver.work(2, [{"n": 5}])
+    assert driver.emitted(driver.finish(2)) == [{"n": 5}]
 
 
 def test_what_cannot_be_read_ends_its_worker_and_nobody_else(backend: LocalBackend) -> None:
