@@ -73,10 +73,10 @@ class Worker:
             context.set_for_process(None)  # a thread that a handler has left behind is in no activation
             while not self.queue and not self.is_over:
                 self.take_messages(wait=True)
-            context.set_for_process(self.transaction)
             if not self.queue:
                 self._files.close()
                 return
+            context.set_for_process(self.transaction)
             if len(self.queue) == 1 and not self.is_over:
                 self.take_messages(wait=False)  # what has come meanwhile says whether there is more to do
             for _ in self.run_next():
