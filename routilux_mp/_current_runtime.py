@@ -6,6 +6,7 @@ The innermost ``with Runtime()`` block counts, else one default per process, mad
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -98,6 +99,18 @@ def _drain_at_exit() -> None:
         except KeyboardInterrupt:
             runtime.shutdown(wait=False)
 
+
+def _begin_anew() -> None:
+    """In a process that has been forked: the runtimes are its parent's; it may have one of its own."""
+    global _lock, _default
+    _lock = threading.RLock()
+    _default = None
+    for known in (_in_use, _begun, _active):
+        known.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_begin_anew)
 
 # Before the interpreter joins its threads and refuses new ones, if it offers that moment; else after.
 getattr(threading, "_register_atexit", atexit.register)(_drain_at_exit)

@@ -37,6 +37,12 @@ class Tenure(Protocol):
     def close(self) -> None: ...
 
 
+def _remove(shared_dir: str, pid: int) -> None:
+    """But not in a fork of the caller's, for which nothing of this is in use."""
+    if os.getpid() == pid:
+        shared.remove(shared_dir)
+
+
 class NullTenure:
     """``durability="none"``: every commit stands at once, and only what callers may still ask for is kept.
 
@@ -50,7 +56,7 @@ class NullTenure:
         if shared_dir is not None:
             os.makedirs(shared_dir, 0o700)
             # When the interpreter ends, the backend has removed everything.
-            weakref.finalize(self, shared.remove, shared_dir).atexit = False
+            weakref.finalize(self, _remove, shared_dir, os.getpid()).atexit = False
         self._number = 0
         #: (running number, record): what may be dropped, and what is kept for as long as the job is.
         self._records: deque[tuple[int, Durable]] = deque()
