@@ -14,8 +14,8 @@ from .._worker.logs import from_text
 
 log = logging.getLogger(__name__)
 
-#: Records that may wait for slow handlers; what is more is left out, and that is said.
-WAITING_MAX: Final = 10_000
+#: Characters of records that may wait for slow handlers; what is more is left out, and that is said.
+WAITING_MAX: Final = 64 * 2**20
 #: The thread ends when nothing has come for so long.
 _IDLE_S: Final = 1.0
 
@@ -25,6 +25,7 @@ class Relay:
 
     def __init__(self) -> None:
         self._waiting: deque[str] = deque()
+        self._size = 0
         self._left_out = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -33,9 +34,10 @@ class Relay:
     def __call__(self, text: str) -> None:
         """Hand on a record, as :func:`as_text` wrote it; soon."""
         with self._changed:
-            if len(self._waiting) >= WAITING_MAX:
+            if self._size + len(text) > WAITING_MAX:
                 self._left_out += 1
                 return
+            self._size += len(text)
             self._waiting.append(text)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="routilux-log", daemon=True)
@@ -61,6 +63,7 @@ class Relay:
                     self._thread = None
                     return
                 text = self._waiting.popleft()
+                self._size -= len(text)
                 left_out, self._left_out = (0, self._left_out) if self._waiting else (self._left_out, 0)
             _hand_on(text)
             if left_out:

@@ -56,7 +56,7 @@ def test_in_order_and_in_a_thread_of_its_own(listening: Listening) -> None:
 def test_a_handler_that_waits_holds_nobody_up_and_what_is_too_much_is_said(
     listening: Listening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WAITING_MAX", 3)
+    monkeypatch.setattr(module, "WAITING_MAX", 3 * len(record("0")) + 100)
     relay = Relay()
     listening.gate.clear()
     relay(record("0"))
