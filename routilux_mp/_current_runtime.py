@@ -101,11 +101,13 @@ def _drain_at_exit() -> None:
 
 
 def _begin_anew() -> None:
-    """In a process that has been forked: the runtimes are its parent's; it may have one of its own."""
+    """In a process that has been forked: the runtimes are its parent's, and shut for it; it may have one of its own."""
     global _lock, _default
     _lock = threading.RLock()
     _default = None
     for known in (_in_use, _begun, _active):
+        for runtime in list(known):
+            runtime._is_closed = True
         known.clear()
 
 

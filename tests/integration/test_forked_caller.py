@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
     import gc, os, sys
+    from contextlib import nullcontext
     from routilux_mp import Flow, Routine, Runtime
 
     class Source(Routine):
@@ -49,22 +50,23 @@ SCRIPT = """
         assert flow.wait_for_completion(job_state=state, timeout=30), state.status
         return state.status, [item["n"] for item in state.results("sink", "size")]
 
-    state = run("gate")
-    pid = os.fork()
-    if pid == 0:
-        theirs, state = state, None
-        del theirs
-        gc.collect()
-        if sys.argv[1] == "runs":
-            print("fork", *end(run("other"), "other"), flush=True)
-        sys.exit(0)                                      # as a program ends, with all that is registered for it
-    assert os.waitpid(pid, 0)[1] == 0
-    print("caller", *end(state, "gate"))
+    with Runtime(2) if sys.argv[1] == "leaves" else nullcontext():
+        state = run("gate")
+        pid = os.fork()
+        if pid == 0:
+            theirs, state = state, None
+            del theirs
+            gc.collect()
+            if sys.argv[1] == "runs":
+                print("fork", *end(run("other"), "other"), flush=True)
+            sys.exit(0)                                  # as a program ends, with all that is registered for it
+        assert os.waitpid(pid, 0)[1] == 0
+        print("caller", *end(state, "gate"))
 """
 
 
 @pytest.mark.parametrize("durability", ["commit", "none"])
-@pytest.mark.parametrize("what", ["ends", "runs"])
+@pytest.mark.parametrize("what", ["ends", "runs", "leaves"])
 def test_a_fork_leaves_the_callers_jobs_alone(what: str, durability: str, tmp_path: Path) -> None:
     (tmp_path / "forked.py").write_text(textwrap.dedent(SCRIPT))
     done = subprocess.run(
