@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..errors import NotShippable
 from . import limits
 from .paths import deepest_failure, parts, path_to
+
+log = logging.getLogger(__name__)
 
 #: Says what stands at a path, and of which type it is.
 Label = Callable[[str, str], str]
@@ -45,6 +48,24 @@ def place_of(root: Any, culprit: tuple[Any, ...], works: Callable[[Any], bool]) 
 
 def too_heavy(heaviest: Weighed, weight: int, size_of: Callable[[Any], int]) -> NotShippable:
     """Which one thing takes most of *weight*, all the code; of an object, which of its parts, if one does."""
+    return NotShippable(
+        f"{_named(heaviest, size_of)} cannot be sent to a worker: it takes {heaviest.size:,} bytes of the {weight:,} "
+        f"that this flow would write with every job, and {limits.CODE_BYTES_MAX:,} is the most. {_LIGHTER}"
+    )
+
+
+def say_heavy(heaviest: Weighed, size_of: Callable[[Any], int]) -> None:
+    """Warn, once, of what makes every job large and slow to begin."""
+    known = (heaviest.asker, heaviest.label("", type(heaviest.value).__name__))
+    if known not in _said:
+        _said.add(known)
+        log.warning(
+            "%s takes %s bytes, which every job of this flow writes and keeps. %s",
+            _named(heaviest, size_of), f"{heaviest.size:,}", _LIGHTER,
+        )  # fmt: skip
+
+
+def _named(heaviest: Weighed, size_of: Callable[[Any], int]) -> str:
     size, value, label, asker = heaviest
     found = []
     for step, part in parts(value):
@@ -56,8 +77,11 @@ def too_heavy(heaviest: Weighed, weight: int, size_of: Callable[[Any], int]) -> 
             found.append((part_size, step, part))
     # What leads back to the object takes as much as all of it: the smallest is what it is about.
     _, path, part = min(found, key=lambda one: one[0], default=(0, "", value))
-    return NotShippable(
-        f"{asker}: {label(path, type(part).__name__)} cannot be sent to a worker: it takes {size:,} bytes of the "
-        f"{weight:,} that this flow would write with every job, and {limits.CODE_BYTES_MAX:,} is the most. "
-        f"Load it in the handler when it is first needed (functools.cache keeps it in the worker), or emit it"
-    )
+    return f"{asker}: {label(path, type(part).__name__)}"
+
+
+_said: set[tuple[str, str]] = set()
+_LIGHTER = (
+    "Load it in the handler when it is first needed (functools.cache keeps it in the worker), or emit it: large "
+    "emissions go to files of their own"
+)

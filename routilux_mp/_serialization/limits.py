@@ -15,6 +15,8 @@ from ..errors import EmissionNotSerializable
 ACTIVATION_BYTES_MAX = 192 * 1024 * 1024
 #: The code of a flow, with all that its routines and globals hold: it stands in the first commit of every job.
 CODE_BYTES_MAX = 192 * 1024 * 1024
+#: More than that, and it is said once: each job writes it, and its directory keeps it.
+CODE_BYTES_HEAVY = 32 * 1024 * 1024
 
 
 def check_size(data: Sized, bytes_max: int, where: str) -> None:

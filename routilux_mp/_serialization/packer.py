@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import NotShippable
 from . import limits, reducers, shipped
-from .explaining import Label, Weighed, in_class, in_global, in_routine, place_of, too_heavy
+from .explaining import Label, Weighed, in_class, in_global, in_routine, place_of, say_heavy, too_heavy
 from .shipped import MAIN, Key
 from .values import Encoder
 
@@ -177,6 +177,8 @@ class Packer:
         part_a = self._part_a()
         if (weight := len(part_a) + sum(map(len, pieces.values()))) > limits.CODE_BYTES_MAX:
             raise too_heavy(self._heaviest, weight, self._size_of)
+        if weight > limits.CODE_BYTES_HEAVY and not self._is_partial:
+            say_heavy(self._heaviest, self._size_of)
         return Packed(part_a, pieces, shipped.Table(list(self._classes), self._spaces), self._main_names)
 
     # -- what the pickler asks --

@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-from routilux_mp._serialization import limits
+from routilux_mp._serialization import explaining, limits
 from routilux_mp._serialization.code import load_code, pack_code
 from routilux_mp._storage.layout import COMMIT_FILE_BYTES_MAX
 from routilux_mp.errors import CheckpointDamaged, CheckpointFormat, NotShippable, RoutiluxError
@@ -119,6 +119,21 @@ def test_code_that_weighs_too_much_is_refused_and_what_of_it_is_named(
     told = refusal(main(text))
     assert said in told
     assert "and 20,000 is the most. Load it in the handler" in told
+
+
+def test_code_that_weighs_much_is_told_once(
+    main, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(explaining, "_said", set())
+    monkeypatch.setattr(limits, "CODE_BYTES_HEAVY", 20_000)
+    module = main("m = b'x' * 100\nclass R:\n    def __init__(self, n): self.w = b'x' * n\n    def go(self): return m")
+    pack_code({"x": module.R(10)}, main=module)
+    assert not caplog.messages
+    for _ in range(2):
+        pack_code({"x": module.R(20_000)}, main=module)
+    (told,) = caplog.messages
+    assert told.startswith("Routine 'x': attribute 'w' (bytes) takes 20,")
+    assert "bytes, which every job of this flow writes and keeps. Load it in the handler" in told
 
 
 def test_no_code_is_too_large_for_a_commit() -> None:
