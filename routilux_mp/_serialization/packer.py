@@ -166,6 +166,16 @@ class Packer:
         Raises:
             NotShippable: names the routine, the attribute or global, its type and the cure.
         """
+        try:
+            return self._pack(routines)
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Of the circle that this is in: what it has written would wait for the garbage collector."""
+        del self._writer
+
+    def _pack(self, routines: Mapping[str, object]) -> Packed:
         pieces = {}
         for routine_id, routine in routines.items():
             self._asker = f"Routine '{routine_id}'" if routine_id else ""
@@ -286,6 +296,8 @@ class Packer:
             trial._drain()
         except NotShippable:
             return False
+        finally:
+            trial.let_go()
         return True
 
     # -- writing --
@@ -366,5 +378,8 @@ class Packer:
 
     def _size_of(self, value: Any) -> int:
         trial, buffer = Packer(self._main, self.by_dill, is_partial=self._is_partial), io.BytesIO()
-        _CodePickler(buffer, trial, names_main=True).dump(value)
+        try:
+            _CodePickler(buffer, trial, names_main=True).dump(value)
+        finally:
+            trial.let_go()
         return buffer.tell()

@@ -18,6 +18,8 @@ from routilux_mp._serialization.batch import (
     encode_in_pieces,
     encode_plain,
 )
+from routilux_mp._serialization.code import pack_code
+from routilux_mp._serialization.packer import Packer
 from routilux_mp._serialization.signing import Signer
 from routilux_mp.errors import EmissionNotSerializable
 
@@ -104,3 +106,15 @@ def test_the_memory_that_a_part_was_decoded_from() -> None:
     assert reader.take(0, 4) == [(n, {n}) for n in range(4)]
     del reader, memory
     assert owner() is None
+
+
+def test_code_that_was_packed() -> None:
+    class Routine:
+        def __init__(self) -> None:
+            self.weights = np.ones(10)
+
+        def go(self) -> float:
+            return float(SIGNER is not None and self.weights.sum())
+
+    assert pack_code({"r": Routine()}, main=None).data
+    assert [type(thing) for thing in gc.get_objects() if isinstance(thing, Packer)] == []
