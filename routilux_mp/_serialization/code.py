@@ -26,7 +26,8 @@ from . import reducers, shipped
 from .shipped import MAIN, Key
 from .values import Encoder, unpack_simple
 
-_FORMAT: Final = 1
+#: Another one whenever what a bundle is built with (``reducers``, ``type_names``) is named or called otherwise.
+_FORMAT: Final = 2
 _PYTHON: Final = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -134,7 +135,10 @@ def _read_bundle(data: bytes) -> dict[str, Any]:
     if not isinstance(bundle, dict) or not {"format", "python", "a", "b"} <= bundle.keys():
         raise CheckpointDamaged("this is no bundle of code")
     if bundle["format"] != _FORMAT:
-        raise CheckpointFormat(f"the code was packed in format {bundle['format']}, this version reads {_FORMAT}")
+        raise CheckpointFormat(
+            f"the code was packed in format {bundle['format']}, this version reads {_FORMAT}; "
+            "resume with the flow itself"
+        )
     if bundle["python"] != _PYTHON:
         raise CheckpointFormat(
             f"the code was packed by {bundle['python']} and this is {_PYTHON}: code that is not in a module "

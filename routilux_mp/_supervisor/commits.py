@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from .._core.stimuli import Stands
 from .._storage.codec import encode_snapshot
 from .._storage.leftovers import Sweep
+from .._worker.logs import LOG
 from ..errors import Fenced, HandedOver, OutcomeUnknown, StorageBlocked, StorageError
 from .clock import Clock
 from .leftovers import Sweeping, sweep_after_roll
@@ -118,7 +119,7 @@ class Commits:
         assert live.in_flight is not None
         number = live.in_flight
         for text in live.stands(number):
-            loop.print("log", text)
+            loop.print(LOG, text)
         if number % SPILL_EVERY == 0 or live.unspilled_bytes > SPILL_EVERY_BYTES:
             live.spill(loop.settings.queue_memory_bytes_max)
         if live.is_confirming:

@@ -18,4 +18,4 @@ def diverge(worker: int) -> None:
     try:
         numpy_random.seed([*numpy_random.randint(0, 2**32, 4, dtype="uint32"), worker])
     except (TypeError, ValueError):
-        pass  # the user has put another bit generator in its place
+        pass  # a bit generator of the user's own, which takes no such seed
