@@ -110,7 +110,8 @@ def _begin_with_records(supervisor: Supervisor, live: LiveJob, stimulus: Submit)
     live.stands(number)
     handle = supervisor.hold(live)
     try:
-        taken = supervisor.tell(lambda: supervisor.loop.add_begun(live, number, owed))
+        loop = supervisor.loop
+        taken = supervisor.tell(lambda: loop.add_begun(live, number, owed), is_awaited=not loop.pace.is_streaming)
     except RuntimeClosed as error:
         _give_back(live, error)
         raise

@@ -154,7 +154,7 @@ class Commits:
             if self._gathers(live, now):
                 return
             # Where turns are far apart: with every second one.
-            live.gathers_until_ns = now + max(GATHER_NS, self._loop.distance_ns * 3 // 2)
+            live.gathers_until_ns = now + max(GATHER_NS, self._loop.pace.distance_ns * 3 // 2)
             live.is_confirming = live.is_doubted
             is_awaited = live.is_urgent
             outputs = list(outputs_of(live.records))
@@ -187,6 +187,7 @@ class Commits:
         if not live.commit_key:
             self._submitted += 1
             live.commit_key = f"{live.job.job_id} {self._submitted}"
+        is_awaited = is_awaited and not self._loop.pace.is_streaming
         self._loop.committer.submit(live.commit_key, task, is_awaited=is_awaited, after_s=after_s)
         self._under_way[live.commit_key] = live
 

@@ -146,6 +146,11 @@ class LiveJob:
         return bool(self.records) or self.is_dirty or self.is_doubted or self.is_writing_views or is_behind
 
     @property
+    def is_awaited(self) -> bool:
+        """Somebody waits for something to become of it."""
+        return bool(self._awaited)
+
+    @property
     def has_begun(self) -> bool:
         """There is a right to commit: its first records stand, or are the next commit."""
         return self.tenure is not None

@@ -31,6 +31,7 @@ from .commits import Commits, MakeViews
 from .committer import Committer
 from .feeding import Feeding, Introduce, ReadBatch
 from .live import LiveJob
+from .pace import Pace
 from .placement import Placement, WorkerSlot
 from .staff import Staff
 from .unreadable import error_of
@@ -40,12 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: A turn costs something whatever it finds, and takes a core from a worker. While all are busy they are so far apart,
-#: at most, and at most this share of the time for which work waits in front of each.
-TURN_NS, TURN_SHARE = 20_000_000, 0.5
-#: The same where several jobs run, or more workers than cores: those that keep the cores busy are not to slow down a
-#: small job beside them, nor others that sleep in what they do.
-TURN_OF_MANY_NS = 5_000_000
 #: Errors that say by themselves what has become of a job.
 _KNOWN = (BackendError, Fenced, OutcomeUnknown, CheckpointDamaged, SignatureInvalid, KeyUnavailable)
 
@@ -69,22 +64,21 @@ class Loop:
         self.staff = Staff(self)
         self.commits = Commits(self, documents)
         self.jobs: dict[str, LiveJob] = {}
+        self.pace = Pace(self.jobs, self.placement, clock)
         self.commands: deque[Callable[[], None]] = deque()
         #: Called with what the backend says about code: its id, and why it cannot be loaded or None.
         self.on_code: Callable[[str, str | None, bytes], None] = lambda code_id, refusal, sources: None
         #: Called with what should not have happened, before the job is given up for it.
         self.on_trouble: Callable[[LiveJob, Exception], None] = _log_trouble
         self.is_draining = False
-        self._turned_ns = 0
-        self.distance_ns = 0  # how far apart turns are now, at least
         self.keeper: Keeper | None = None  # of jobs that are kept on disk
 
     # -- one turn -----------------------------------------------------------------------------
 
     def turn(self, timeout_s: float | None) -> None:
         """Wait for something to happen, let it happen, and do what follows."""
-        events = self.backend.poll(self._wait(timeout_s), self._pause_s())
-        self._turned_ns = self.clock.monotonic_ns()
+        events = self.backend.poll(self._wait(timeout_s), self.pace.pause_s())
+        self.pace.turned()
         now = self.clock.now_ns()
         while self.commands:
             self.commands.popleft()()
@@ -107,6 +101,7 @@ class Loop:
     def add(self, live: LiveJob, stimulus: Stimulus | None) -> None:
         """Take a job in; ``stimulus``: what begins it."""
         self.jobs[live.job.job_id] = live
+        self.pace.came()
         if self.keeper is not None:
             self.keeper.keep(live)
         if stimulus is not None:
@@ -331,21 +326,6 @@ class Loop:
             return timeout_s
         wait = max(0.0, (due - now) / 1e9)
         return wait if timeout_s is None else min(wait, timeout_s)
-
-    def _pause_s(self) -> float:
-        """How long to let happen what happens: while every core is busy, turns follow each other at a distance."""
-        distance_ns = min(TURN_NS, int(TURN_SHARE * self.placement.busy_ns()))
-        if distance_ns > TURN_OF_MANY_NS and not self._is_alone:
-            distance_ns = TURN_OF_MANY_NS
-        self.distance_ns = distance_ns
-        return max(0, self._turned_ns + distance_ns - self.clock.monotonic_ns()) / 1e9 if distance_ns else 0.0
-
-    @property
-    def _is_alone(self) -> bool:
-        """One job, no worker waits for a core, and nothing lies in shared memory that a turn would release."""
-        if len(self.jobs) != 1 or not self.placement.have_cores_of_their_own:
-            return False
-        return not any(live.memory is not None and len(live.blobs) for live in self.jobs.values())
 
     def _timers(self, now: int) -> None:
         for job_id in self.attention.take_due(now):

@@ -211,8 +211,8 @@ class Supervisor:
             return None
         return self.wait_for(future, "it has been done")
 
-    def tell(self, function: Callable[[], T]) -> Future[T]:
-        """Have ``function`` run in the loop's thread; what becomes of it is in what is returned."""
+    def tell(self, function: Callable[[], T], *, is_awaited: bool = True) -> Future[T]:
+        """Have ``function`` run in the loop's thread, at once if it is awaited; what is returned tells its end."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -226,7 +226,7 @@ class Supervisor:
         self._calls.add(future)
         future.add_done_callback(self._calls.discard)
         self.loop.commands.append(run)
-        self._backend_or_fail().wake()
+        self._backend_or_fail().wake(is_awaited=is_awaited)
         if self._has_left:  # whoever clears away may have looked before
             self._give_up(future)
         return future

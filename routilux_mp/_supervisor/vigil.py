@@ -156,8 +156,9 @@ class Vigil:
         self._thread.join()
 
     def _changed(self) -> None:
-        self._has_changed = True
-        self._event.set()
+        if not self._has_changed:  # else its thread knows, and has set itself a time to tell of it
+            self._has_changed = True
+            self._event.set()
 
     # -- the thread -------------------------------------------------------------------------------
 

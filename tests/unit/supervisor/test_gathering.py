@@ -16,7 +16,8 @@ from routilux_mp._serialization.packing import pack
 from routilux_mp._supervisor.commits import GATHER_NS
 from routilux_mp._supervisor.committer import InstantCommitter
 from routilux_mp._supervisor.live import LiveJob, NullTenure
-from routilux_mp._supervisor.loop import TURN_NS, TURN_OF_MANY_NS, TURN_SHARE, Loop
+from routilux_mp._supervisor.loop import Loop
+from routilux_mp._supervisor.pace import TURN_NS, TURN_OF_MANY_NS, TURN_SHARE
 from routilux_mp._supervisor.placement import Placement
 from routilux_mp._worker.spill import REFERENCE
 from routilux_mp.backends.base import Event, Message, Report, Started
@@ -134,7 +135,7 @@ def test_while_every_core_is_busy_a_commit_waits_for_company_and_not_for_ever(wo
     world.turn()
     left_s = world.backend.waits[-1]
     assert left_s is not None
-    wait_ns = max(GATHER_NS, world.loop.distance_ns * 3 // 2)
+    wait_ns = max(GATHER_NS, world.loop.pace.distance_ns * 3 // 2)
     assert 0 < left_s <= (wait_ns - MS) / 1e9  # the loop wakes by itself
     world.clock.now += WAIT_NS
     world.turn()
@@ -203,7 +204,7 @@ def test_where_turns_are_far_apart_a_commit_goes_with_every_second_one(world: Wo
     world.loop.placement._ahead_ns = 1e9
     world.turn()
     world.turn()
-    assert world.loop.distance_ns == TURN_NS > GATHER_NS / 1.5
+    assert world.loop.pace.distance_ns == TURN_NS > GATHER_NS / 1.5
     world.finish_two()
     world.clock.now += TURN_NS
     world.turn()
