@@ -16,6 +16,7 @@ from routilux_mp._storage.codec import decode_record
 from routilux_mp._storage.store import Store
 from routilux_mp._supervisor.beginning import OPEN_RECORDS_BYTES_MAX
 from routilux_mp._supervisor.loop import Loop
+from routilux_mp._supervisor.pace import Pace
 from routilux_mp._supervisor.supervisor import Supervisor
 from routilux_mp.errors import BackendError, RoutiluxError, RuntimeClosed
 from routilux_mp.settings import Settings
@@ -126,7 +127,7 @@ def test_a_job_that_the_loop_does_not_take_is_lost_and_can_be_resumed(
 def test_a_job_that_finds_no_loop_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flow = make_flow()
 
-    def gone(self: Supervisor, function: object) -> None:
+    def gone(self: Supervisor, function: object, **_: object) -> None:
         raise RuntimeClosed("the runtime has been shut down")
 
     with Runtime(1, checkpoint_dir=str(tmp_path), settle_s=0) as runtime:
@@ -142,6 +143,29 @@ def test_a_job_that_finds_no_loop_is_handed_over(tmp_path: Path, monkeypatch: py
         again = runtime.resume_job(job_id, flow)
         assert JobState.wait_for_completion(flow, again, timeout=30)
         assert [r["n"] for r in again.results("add", "out")] == [6]
+
+
+def test_a_job_that_begins_in_a_stream_ends_no_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = make_flow()
+    told: list[bool] = []
+    tell = Supervisor.tell
+
+    def noted(self: Supervisor, function: Any, *, is_awaited: bool = True) -> Any:
+        told.append(is_awaited)
+        return tell(self, function, is_awaited=is_awaited)
+
+    with Runtime(1, checkpoint_dir=str(tmp_path), settle_s=0) as runtime:
+        supervisor = runtime._supervisor()
+        supervisor.start()
+        for is_stream in (False, True):
+            monkeypatch.setattr(Pace, "_streams", lambda self, now_ns, is_stream=is_stream: is_stream)
+            for _ in range(2):  # between these two turns it has been seen
+                supervisor.call(lambda: None)
+            monkeypatch.setattr(Supervisor, "tell", noted)
+            state = runtime.execute(flow, "add", {"n": 5})
+            monkeypatch.setattr(Supervisor, "tell", tell)
+            assert told.pop() == (not is_stream)
+            assert flow.wait_for_completion(timeout=30, job_state=state)
 
 
 def test_what_is_told_to_a_loop_that_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
