@@ -7,6 +7,7 @@ back in its queue: plain data knows nothing of workers.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from .batch import Batch
@@ -66,6 +67,15 @@ def fill(job: Job, s: dict[str, Any]) -> None:
     job.answered = dict(answered)
     job.closing = s["closing"]
     job.routines = [_routine_in(r) for r in s["routines"]]
+
+
+def with_entry(s: dict[str, Any], change: Callable[[Batch], None]) -> None:
+    """Change the payload that the job was begun with, if there is one, in the description of :func:`to_plain`."""
+    number, slot, entry = s["entry"]
+    if entry is not None:
+        batch = _batch_in(entry)
+        change(batch)
+        s["entry"] = (number, slot, _batch_out(batch))
 
 
 _SCALARS = (

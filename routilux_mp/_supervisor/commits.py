@@ -16,6 +16,7 @@ from .._storage.leftovers import Sweep
 from .._worker.logs import LOG
 from ..errors import Fenced, HandedOver, OutcomeUnknown, StorageBlocked, StorageError
 from .clock import Clock
+from .cut import take
 from .leftovers import Sweeping, sweep_after_roll
 from .live import LiveJob
 from .outputs import outputs_of, put_in_place
@@ -171,10 +172,10 @@ class Commits:
             self._submit(live, commit, is_awaited=is_awaited)
         elif live.publish_if_quiet(now):
             if live.job.is_terminal:
-                self._seal(live, "ended")
+                self._seal(live, "ended", now)
             elif self._may_leave(live):
                 live.is_leaving = True
-                self._seal(live, "handover")
+                self._seal(live, "handover", now)
             elif live.memory is None and self._wants_views(live, now):
                 views = Views(live, self._documents(live), self._loop.clock)
                 committer.submit(HOUSEKEEPING, views, after_s=_GO_FIRST_S)
@@ -228,8 +229,10 @@ class Commits:
         workers = {d.worker for d in job.dispatches.values()} - generators
         return self._loop.placement.are_busy(workers, _COMMIT_TAKES_NS)
 
-    def _seal(self, live: LiveJob, reason: Literal["handover", "ended"]) -> None:
+    def _seal(self, live: LiveJob, reason: Literal["handover", "ended"], now: int) -> None:
         live.is_sealing = True
+        if reason == "ended" and live.memory is None:
+            live.last_cut = take(live.job, live.version + 1, now)  # whoever describes it need not come back for that
         self._submit(live, Seal(live.tenure, self._documents(live), reason), after_s=_GO_FIRST_S)
 
     def _may_leave(self, live: LiveJob) -> bool:
@@ -268,6 +271,7 @@ class Commits:
     def _finish(self, live: LiveJob) -> None:
         """It is sealed."""
         live.has_come_back()
+        live.last_cut = None
         if live.is_leaving and not live.job.is_terminal:
             live.lose(HandedOver(f"job {live.job.job_id} was handed over; resume it to go on here"))
             # After the SEAL: whoever waits for the job need not wait for what people look at.

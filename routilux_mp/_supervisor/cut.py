@@ -7,6 +7,7 @@ fetched afterwards. The rule owned here: a cut refers to nothing outside of itse
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +15,7 @@ from .._core.batch import Batch
 from .._core.invariants import InvariantBroken, check
 from .._core.job import Job
 from .._core.outstanding import Owed, needed_batches, outstanding
-from .._core.plain import fill, to_plain
+from .._core.plain import fill, to_plain, with_entry
 from .._core.view import JobView, view_of
 from .._serialization.packing import pack, unpack
 from .._worker.spill import referred_bytes
@@ -40,13 +41,17 @@ class Taken(NamedTuple):
     view: JobView
     version: int  # of the view that will show at least as much
     time_ns: int
+    #: Of all payloads nothing is needed but what the job was begun with.
+    is_done: bool
 
 
 def take(job: Job, version: int, now_ns: int) -> Taken:
     """Copy the job as it stands now."""
-    payloads = {b.ref: b.data for b in needed_batches(job) if b.ref is not None and b.data is not None}
-    sizes = {id(b): (referred_bytes(b.data) if b.data else 0) or b.size for b in needed_batches(job)}
-    return Taken(pack(to_plain(job)), payloads, sum(sizes.values()), view_of(job, version), version, now_ns)
+    batches = list(needed_batches(job))
+    payloads = {b.ref: b.data for b in batches if b.ref is not None and b.data is not None}
+    size = sum({id(b): (referred_bytes(b.data) if b.data else 0) or b.size for b in batches}.values())
+    is_done = all(batch is job.entry_batch for batch in batches)
+    return Taken(pack(to_plain(job)), payloads, size, view_of(job, version), version, now_ns, is_done)
 
 
 def task_of(job_id: str, routine_id: str, owed: Owed, seq: int, slot: str | None, data: Any) -> dict[str, Any]:
@@ -69,21 +74,40 @@ class Cut:
     def __init__(self, handle: JobHandle, taken: Taken, settings: Settings, bytes_max: int | None) -> None:
         """``bytes_max``: payloads above that are left where they are; :attr:`is_whole` is then False."""
         self._handle = handle
+        self._taken = taken
+        self._settings = settings
         self.job_id = handle.job_id
         self.view = taken.view
         self.time_ns = taken.time_ns
-        self.job = recovery.new_job(handle.job_id, settings)
-        fill(self.job, unpack(taken.plain))
         self.size_bytes, self.logged_bytes = taken.size_bytes, handle.live.logged_bytes
         self.is_whole = bytes_max is None or taken.size_bytes <= bytes_max
-        for batch in needed_batches(self.job) if self.is_whole else ():
-            data = batch.data if batch.data is not None or batch.ref is None else taken.payloads.get(batch.ref)
-            whole = handle.payload_of(batch) if data is None else handle.open_payload(data)
-            batch.data, batch.ref, batch.size = bytes(whole), None, len(whole)
+        if not taken.is_done:
+            self.job  # noqa: B018 - what it refers to is fetched now
+
+    @cached_property
+    def job(self) -> Job:
+        """The job as it was."""
+        job = recovery.new_job(self.job_id, self._settings)
+        fill(job, unpack(self._taken.plain))
+        for batch in needed_batches(job) if self.is_whole else ():
+            self._fetch(batch)
+        return job
+
+    def _fetch(self, batch: Batch) -> None:
+        data = batch.data if batch.data is not None or batch.ref is None else self._taken.payloads.get(batch.ref)
+        whole = self._handle.payload_of(batch) if data is None else self._handle.open_payload(data)
+        batch.data, batch.ref, batch.size = bytes(whole), None, len(whole)
 
     def engine(self) -> bytes:
         """Everything that is needed to go on."""
-        return pack({"v": _FORMAT, "time_ns": self.time_ns, "job": to_plain(self.job)})
+        return pack({"v": _FORMAT, "time_ns": self.time_ns, "job": self._plain()})
+
+    def _plain(self) -> dict[str, Any]:
+        if not self._taken.is_done:
+            return to_plain(self.job)
+        plain: dict[str, Any] = unpack(self._taken.plain)
+        with_entry(plain, self._fetch)
+        return plain
 
     def pending(self) -> list[dict[str, Any]]:
         """Activations that have not returned, in order per routine; of a cut that is not whole without their data."""

@@ -248,7 +248,7 @@ class JobHandle:
                 supervisor.loop.show(live)  # a view that shows at least this much
             return take(live.job, live.version + 1, supervisor.clock.now_ns()), is_settled
 
-        taken, is_settled = supervisor.look(taken_now)
+        taken, is_settled = (last, True) if (last := live.last_cut) is not None else supervisor.look(taken_now)
         if is_durable and not is_settled and supervisor.may_wait and live.blocked is None:
             with suppress(RoutiluxError):  # the job has left this process: what is there stands
                 self.wait(lambda v: v.version >= taken.version or v.is_terminal or v.blocked is not None)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._core.batch import Batch
 from .._core.effects import Changed, Effect, GoOn
@@ -24,6 +24,9 @@ from .blob_uses import BlobUses
 from .failing import Failings
 from .recent import Recent
 from .unkept import NullTenure, Tenure
+
+if TYPE_CHECKING:
+    from . import cut
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +108,7 @@ class LiveJob:
         self.commit_key = ""  # under which its commits are under way
         self.is_finished = False  # ended, sealed, and out of the loop
         self.is_sealing = False
+        self.last_cut: cut.Taken | None = None  # of a job that has ended, until it is sealed
         self.is_leaving = False  # to be sealed for hand-over once nothing of it runs
         self.rests_until_ns = 0  # nothing is dispatched before: what it needs could not be read
         self.is_doubted = False  # nothing is dispatched before a commit has shown that it is still ours
