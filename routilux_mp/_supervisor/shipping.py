@@ -79,11 +79,11 @@ class Shipping:
             future.set_result(refusal)
 
     def allow(self, flow: CompiledFlow, code: Code) -> None:
-        """Let the flow have as many worker processes as it may."""
+        """Let the flow have as many worker processes as it may; the loop hears of it before it hears of the job."""
         supervisor = self._supervisor
         if flow.max_workers:
-            is_fixed = supervisor.settings.max_workers > 0
-            supervisor.call(lambda: supervisor.loop.placement.allow(code.code_id, flow.max_workers, is_fixed))
+            placement, is_fixed = supervisor.loop.placement, supervisor.settings.max_workers > 0
+            supervisor.tell(lambda: placement.allow(code.code_id, flow.max_workers, is_fixed), is_awaited=False)
 
     def read_sources(self, flow: CompiledFlow, code: Code) -> None:
         """Know the sources of a flow of this process; done while its code is being loaded, since it takes a while."""
