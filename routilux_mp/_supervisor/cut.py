@@ -50,7 +50,7 @@ def take(job: Job, version: int, now_ns: int) -> Taken:
     batches = list(needed_batches(job))
     payloads = {b.ref: b.data for b in batches if b.ref is not None and b.data is not None}
     size = sum({id(b): (referred_bytes(b.data) if b.data else 0) or b.size for b in batches}.values())
-    is_done = all(batch is job.entry_batch for batch in batches)
+    is_done = len(batches) == (job.entry_batch is not None)  # a failed entry has the same batch once more
     return Taken(pack(to_plain(job)), payloads, size, view_of(job, version), version, now_ns, is_done)
 
 
