@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import CheckpointDamaged, CheckpointFormat, NotShippable
 from . import reducers, shipped
+from .cells import remember
 from .shipped import MAIN, Key
 from .values import Encoder, unpack_simple
 
@@ -152,6 +153,7 @@ def _load_part_a(data: bytes, digest: bytes) -> shipped.Table:
     spaces: list[dict[str, Any]] = [_new_space(name) for name in part["space_names"]]
     table = shipped.Table([_Missing] * len(part["class_names"]), spaces)
     names: list[str] = []
+    remember(part.get("lines", {}))  # older ones have none
     try:
         for module in part["imports"]:
             __import__(module)

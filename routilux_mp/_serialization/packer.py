@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import NotShippable
 from . import limits, reducers, shipped
+from .cells import lines_of
 from .explaining import Label, Weighed, in_class, in_global, in_routine, place_of, say_heavy, too_heavy
 from .shipped import MAIN, Key
 from .values import Encoder
@@ -151,6 +152,7 @@ class Packer:
         self._wanted: set[tuple[Key, str]] = set()
         self._main_names: list[str] = []
         self._imports: dict[str, None] = {}
+        self._files: dict[str, None] = {}
         self._queues: tuple[deque[_Content | _Name], ...] = tuple(deque() for _ in range(4))
         self._stream = io.BytesIO()
         self._writer = _CodePickler(self._stream, self, names_main=False)
@@ -217,6 +219,7 @@ class Packer:
 
     def take_function(self, function: types.FunctionType) -> reducers.Reduced:
         """A function by value; what it uses of its globals is sent too."""
+        self._files[function.__code__.co_filename] = None
         key = self._key_of(function.__globals__)
         user = function.__qualname__.replace("<locals>.", "") + "()"
         for name in reducers.global_names(function.__code__):
@@ -348,6 +351,7 @@ class Packer:
             "partial": self._is_partial,
             "file": file if isinstance(file, str) else None,
             "imports": list(self._imports),
+            "lines": {} if self._is_partial else lines_of(self._files),
             "space_names": [str(space.get("__name__", "")) for space in self._spaces],
             "class_names": [[cls.__module__, cls.__qualname__] for cls in self._classes],
             "skeletons": [[index, data] for index, data in self._skeletons],

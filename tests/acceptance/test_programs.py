@@ -81,6 +81,46 @@ def test_cells_of_a_notebook(python, tmp_path):
     assert (done.stdout, done.stderr) == ("completed 135\ncompleted 145\n", "")
 
 
+def test_the_lines_of_a_cell_are_in_the_traceback(python, tmp_path):
+    """They are in no file: a notebook keeps them where ``linecache`` finds them, and so do its workers."""
+    cell = """
+import inspect
+from routilux_mp import Flow, Routine
+
+
+class Breaks(Routine):
+    def __init__(self):
+        super().__init__()
+        self.define_slot("trigger", handler=self.go)
+
+    def go(self):
+        assert "here it breaks" in inspect.getsource(Breaks.go), "its source is known"
+        raise ValueError(len("x"))  # here it breaks
+
+
+flow = Flow("f")
+flow.add_routine(Breaks(), "breaks")
+state = flow.execute("breaks")
+flow.wait_for_completion(timeout=60, job_state=state)
+print(state.status)
+"""
+    kernel = f"""
+    import linecache, sys, types
+    main = types.ModuleType("__main__")
+    main.__builtins__ = __builtins__
+    sys.modules["__main__"] = main
+    cell = {cell!r}
+    linecache.cache["/nowhere/cell_1.py"] = (len(cell), None, cell.splitlines(True), "/nowhere/cell_1.py")
+    exec(compile(cell, "/nowhere/cell_1.py", "exec"), main.__dict__)
+    """
+    (tmp_path / "kernel.py").write_text(textwrap.dedent(kernel))
+    done = python("kernel.py")
+    assert done.stdout == "failed\n", done.stderr
+    assert 'File "/nowhere/cell_1.py", line 13, in go' in done.stderr
+    assert 'raise ValueError(len("x"))  # here it breaks' in done.stderr
+    assert done.stderr.rstrip().endswith("ValueError: 1")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("example", ["metrics_handlers", "metrics_runtime"])
 def test_examples(python, tmp_path, example):

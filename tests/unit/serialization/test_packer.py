@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import linecache
 import os
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import types
 
 import pytest
 
-from routilux_mp._serialization import explaining, limits
-from routilux_mp._serialization.code import load_code, pack_code
+from routilux_mp._serialization import explaining, limits, shipped
+from routilux_mp._serialization.code import load_code, pack_code, ship_value
 from routilux_mp._storage.layout import COMMIT_FILE_BYTES_MAX
 from routilux_mp.errors import CheckpointDamaged, CheckpointFormat, NotShippable, RoutiluxError
 
@@ -259,3 +260,28 @@ def test_a_class_that_is_missing_at_the_other_end_is_named(tmp_path) -> None:
     )
     with pytest.raises(RoutiluxError, match=r"Routine 'x' cannot be loaded .* No module named 'vanishing'; install it"):
         load_code(done.stdout).routine("x")
+
+
+def test_lines_that_are_in_no_file_travel_with_the_code(main, tmp_path, monkeypatch) -> None:
+    cache: dict[str, object] = {}
+    monkeypatch.setattr(linecache, "cache", cache)
+    text = "class R:\n    def go(self): return 1\ndef other(): return 'another cell'\n"
+    typed, script, unused = "/nowhere/typed", str(tmp_path / "script.py"), "/nowhere/unused"
+    for name, changed_at in ((typed, None), (script, 1.0), (unused, None)):
+        cache[name] = (len(text), changed_at, text.splitlines(True), name)
+    cache["/nowhere/lazy"] = (lambda: text,)
+    module = main("")
+    for name in (typed, script, "/nowhere/lazy"):
+        exec(compile(text, name, "exec"), module.__dict__)
+        data = pack_code({"x": module.R()}, main=module).data
+        assert (b"another cell" in data) == (name == typed), "what has a file, or is read when it is needed, stays"
+        if name == typed:
+            there = data
+        assert b"another cell" not in ship_value(module.R.go), "a function in a payload is small"
+    cache.clear()
+    monkeypatch.setattr(shipped, "_tables", {})  # as in a process that has never seen it
+    load_code(there)
+    assert linecache.getline(typed, 3) == "def other(): return 'another cell'\n"
+    linecache.checkcache()
+    assert linecache.getline(typed, 1) == "class R:\n", "it is not looked for on the disk"
+    assert unused not in cache
