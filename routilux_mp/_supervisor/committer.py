@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 Task = Callable[[], None]
@@ -38,7 +39,11 @@ class Committer(Protocol):
 
 
 class ThreadCommitter:
-    """A few threads, started when they are needed. ``submit`` and ``finished`` belong to one thread, the loop's."""
+    """A few threads, the first at once, others when they are needed, as far as there may be any.
+
+    While the interpreter ends Python 3.12.0 to 3.12.2 begin none (cpython#113964), and what is left is committed then.
+    ``submit`` and ``finished`` belong to one thread, the loop's.
+    """
 
     def __init__(self, wake: Wake, threads_max: int = 8) -> None:
         self._wake = wake
@@ -47,13 +52,13 @@ class ThreadCommitter:
         self._finished: deque[Finished] = deque()
         self._threads: list[threading.Thread] = []
         self._busy = 0  # submitted, and not seen to have ended
+        self._begin_another()
 
     def submit(self, key: str, task: Task, *, is_awaited: bool = True, after_s: float = 0.0) -> None:
         self._busy += 1
         if self._busy > len(self._threads) < self._threads_max:
-            thread = threading.Thread(target=self._run, name=f"routilux-commit-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            with suppress(RuntimeError):  # those that are there do it
+                self._begin_another()
         self._tasks.put((key, task, is_awaited, after_s))
 
     def finished(self) -> list[Finished]:
@@ -69,6 +74,11 @@ class ThreadCommitter:
         for thread in self._threads:
             thread.join()
         self._threads.clear()
+
+    def _begin_another(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"routilux-commit-{len(self._threads)}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _run(self) -> None:
         while (item := self._tasks.get()) is not None:

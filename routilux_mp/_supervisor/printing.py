@@ -93,7 +93,10 @@ class _Backlog:
         self._is_over = False
         self.is_broken = False
         self._thread = threading.Thread(target=self._run, name="routilux-print", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the interpreter ends: Python 3.12.0 to 3.12.2 begin none then
+            self._run()
 
     def add(self, data: bytes) -> bool:
         """Let it be written after what waits. False: nothing waits any more, and the thread has ended."""
@@ -109,7 +112,8 @@ class _Backlog:
 
     def close(self) -> None:
         """Wait until nothing waits any more."""
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         while True:

@@ -40,10 +40,17 @@ class Relay:
             self._size += len(text)
             self._waiting.append(text)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="routilux-log", daemon=True)
-                self._thread.start()
+                self._begin()
             else:
                 self._changed.notify()
+
+    def _begin(self) -> None:
+        thread = threading.Thread(target=self._run, name="routilux-log", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return  # the interpreter ends: Python 3.12.0 to 3.12.2 begin none then
+        self._thread = thread
 
     def close(self) -> None:
         """Wait until all of them are handed on."""
@@ -53,6 +60,8 @@ class Relay:
             thread = self._thread
         if thread is not None:
             thread.join()
+        elif self._waiting:
+            self._run()
 
     def _run(self) -> None:
         while True:

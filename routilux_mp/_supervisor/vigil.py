@@ -59,7 +59,7 @@ class Kept(NamedTuple):
 
 
 class Vigil:
-    """Starts its thread when the first job is kept."""
+    """Its thread touches nothing before the first job is kept. It is begun before: later there may be no new ones."""
 
     def __init__(self, store: Store, settings: Settings, wake: Callable[[], None]) -> None:
         self.heard: deque[Heard] = deque()
@@ -79,9 +79,10 @@ class Vigil:
         self._deadline_s = 0.0  # on the clock of boot_time_s; 0: no lease yet
         self._event = threading.Event()
         self._is_closed = False
-        self._thread: threading.Thread | None = None
         self._watch: Watch | None = None
         self._controls: dict[str, Control] = {}
+        self._thread = threading.Thread(target=self._run, name="routilux-vigil", daemon=True)
+        self._thread.start()
 
     # -- the loop's side --------------------------------------------------------------------------
 
@@ -90,11 +91,10 @@ class Vigil:
         kept = Kept(job, dict(job.answered), time.monotonic())
         self._kept[job.job_id] = kept
         self._offered.pop(job.job_id, None)
-        self._changed()
-        if self._thread is None:
+        if not self._deadline_s:
             self._deadline_s = boot_time_s() + self._lease_s
-            self._thread = threading.Thread(target=self._run, name="routilux-vigil", daemon=True)
-            self._thread.start()
+            self._event.set()
+        self._changed()
         return kept.answers
 
     def let_go(self, job_id: str, *, is_offered: bool, epoch: int = 0) -> None:
@@ -132,8 +132,8 @@ class Vigil:
 
         To be called in the loop's thread; what it returns is for one that may wait.
         """
-        if self._thread is None or self._is_closed:
-            return partial(self._thread.join, _TOLD_S) if self._thread is not None else lambda: None
+        if self._is_closed or not self._deadline_s:
+            return partial(self._thread.join, _TOLD_S) if self._is_closed else lambda: None
         told = threading.Event()
         self._to_tell.append(told)
         self._changed()
@@ -146,8 +146,6 @@ class Vigil:
 
     def close(self, offered: Mapping[str, int] | None = None) -> None:
         """Show what is left to be shown, and that this process leaves. ``offered``: jobs it has sealed, and epochs."""
-        if self._thread is None:
-            return
         for job_id in list(self._kept):
             epoch = (offered or {}).get(job_id)
             self.let_go(job_id, is_offered=epoch is not None, epoch=epoch or 0)
@@ -163,6 +161,11 @@ class Vigil:
     # -- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        while not self._deadline_s:
+            self._event.wait()
+            self._event.clear()
+            if self._is_closed and not self._deadline_s:
+                return  # nothing was ever kept
         heartbeat = self._store.heartbeat()
         next_poll = next_beat = beaten = 0.0
         while not self._is_closed:

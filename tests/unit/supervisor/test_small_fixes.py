@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,12 @@ from routilux_mp._storage.store import Store
 from routilux_mp._supervisor import vigil as vigil_module
 from routilux_mp._supervisor.committer import InstantCommitter, ThreadCommitter
 from routilux_mp._supervisor.live import LiveJob
+from routilux_mp._supervisor.printing import _Backlog
+from routilux_mp._supervisor.relay import Relay
 from routilux_mp._supervisor.supervisor import Supervisor
 from routilux_mp._supervisor.unkept import NullTenure
 from routilux_mp._supervisor.vigil import Vigil
+from routilux_mp._worker.logs import as_text
 from routilux_mp.errors import SettingInvalid
 from routilux_mp.settings import Settings
 from tests.unit.core.core_bench import routine
@@ -87,6 +93,54 @@ def test_a_committer_reports_every_error_and_works_on() -> None:
     threads.close()
     assert begun[0] - before > 0.019
     assert awaited == [True, False, True]
+
+
+def test_a_committer_works_with_the_threads_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the interpreter ends there may be no new ones, and on a full system neither."""
+    done: list[int] = []
+    committer = ThreadCommitter(lambda *, is_awaited=True: None, threads_max=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _refuse)
+        for n in range(20):
+            committer.submit(str(n), partial(done.append, n))
+        committer.close()
+        assert sorted(done) == list(range(20))
+        with pytest.raises(RuntimeError, match="no new thread"):
+            ThreadCommitter(lambda *, is_awaited=True: None)
+
+
+def test_what_handlers_print_and_log_arrives_without_a_thread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with open(read, "rb") as reading, monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _refuse)
+        backlog = _Backlog(write, b"printed\n")
+        assert not backlog.add(b"later\n"), "nothing waits any more"
+        backlog.close()
+        os.close(write)
+        assert reading.read() == b"printed\n"
+        relay = Relay()
+        for n in range(3):
+            relay(as_text(logging.makeLogRecord({"name": "user", "levelno": 30, "msg": f"logged {n}"})))
+        relay.close()
+    assert [record.getMessage() for record in caplog.records] == ["logged 0", "logged 1", "logged 2"]
+
+
+def test_a_vigil_that_keeps_nothing_touches_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    settings = Settings(checkpoint_dir=str(root))
+    store = Store(str(root), settings)
+    vigil = Vigil(store, settings, lambda: None)
+    vigil.tell()()
+    vigil.close()
+    store.close()
+    assert not root.exists()
+
+
+def _refuse(thread: threading.Thread) -> None:
+    raise RuntimeError("no new thread")
 
 
 def test_who_waits_for_a_view_is_woken_by_no_other() -> None:
