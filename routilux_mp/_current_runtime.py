@@ -6,7 +6,9 @@ The innermost ``with Runtime()`` block counts, else one default per process, mad
 from __future__ import annotations
 
 import atexit
+import logging
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -16,6 +18,8 @@ from .settings import Settings
 if TYPE_CHECKING:
     from .runtime import Runtime
 
+
+log = logging.getLogger(__name__)
 
 _lock = threading.RLock()
 _in_use: set[Runtime] = set()
@@ -94,10 +98,39 @@ def deactivate(runtime: Runtime) -> None:
 def _drain_at_exit() -> None:
     """The end of the script is like leaving a ``with`` block, for every runtime that is still open."""
     for runtime in list(_in_use):
+        is_interrupted = _has_been_interrupted()
+        handles = runtime._handles()  # of jobs that nobody else may look at any more
         try:
-            runtime.shutdown()
+            runtime.shutdown(wait=not is_interrupted)
         except KeyboardInterrupt:
-            runtime.shutdown(wait=False)
+            is_interrupted = True
+        if is_interrupted:
+            _tell_of_unfinished(runtime, [handle.job_id for handle in handles if not handle.view.is_terminal])
+
+
+def _has_been_interrupted() -> bool:
+    """Whether Ctrl-C has ended the script; an interactive session goes on after one, and ends otherwise."""
+    is_interactive = hasattr(sys, "ps1") or sys.flags.interactive
+    return not is_interactive and getattr(sys, "last_type", None) is KeyboardInterrupt
+
+
+def _tell_of_unfinished(runtime: Runtime, left: list[str]) -> None:
+    if not left:
+        return
+    root = runtime.settings.checkpoint_dir
+    if runtime.settings.durability == "none":
+        cure = "nothing of that is kept"
+    elif len(left) == 1:
+        cure = f"go on by: routilux-mp resume {os.path.join(root, left[0])}"
+    else:
+        cure = f"see: routilux-mp status {root}"
+    log.warning("interrupted, %d unfinished; %s", len(left), cure)
+
+
+def _drain_after_the_main_thread() -> None:
+    """The same before new threads are refused, unless other threads may still want to run jobs."""
+    if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
+        _drain_at_exit()
 
 
 def _begin_anew() -> None:
@@ -114,5 +147,8 @@ def _begin_anew() -> None:
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_begin_anew)
 
-# Before the interpreter joins its threads and refuses new ones, if it offers that moment; else after.
-getattr(threading, "_register_atexit", atexit.register)(_drain_at_exit)
+# Before executors and the like are shut, if the interpreter offers that moment; what is begun later, by threads or by
+# others who are called at its end, is waited for then.
+atexit.register(_drain_at_exit)
+if hasattr(threading, "_register_atexit"):
+    threading._register_atexit(_drain_after_the_main_thread)

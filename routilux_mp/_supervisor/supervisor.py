@@ -174,13 +174,13 @@ class Supervisor:
             self.store.close()
             return
         left = deadline_of(timeout_s)
-        trouble: RoutiluxError | None = None
+        trouble: BaseException | None = None
         try:
             if wait:
                 self.call(self._close_inputs)
                 self.wait_all(left())
-        except RoutiluxError as error:
-            trouble = error  # told when everything is cleared away
+        except (RoutiluxError, KeyboardInterrupt) as error:
+            trouble = error  # told when everything is cleared away; whoever interrupts it waits no longer
         try:
             self.call(self.loop.drain)
         except RuntimeClosed as error:
