@@ -18,9 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: Its handler leaves a file when it begins and one when it ends.
 PRELUDE = """
-import atexit, threading, time
+import atexit, signal, threading, time
 from pathlib import Path
 from routilux_mp import Flow, Routine, Runtime
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may be in the background
 
 class Source(Routine):
     def __init__(self):
