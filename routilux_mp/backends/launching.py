@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .._worker import shared
 from ..errors import BackendError
-from ._spawn import spawn_python
+from ._spawn import open_standard_descriptors, spawn_python
 
 
 class Launched(NamedTuple):
@@ -39,6 +39,7 @@ def launch(shared_dir: str | None = None) -> Launched:
     shared_dir = shared.new_path() if shared_dir is None else shared_dir
     fds: list[int] = []
     try:
+        open_standard_descriptors()
         ours, theirs = socket.socketpair()
         fds += ours.detach(), theirs.detach()
         fds += os.pipe()

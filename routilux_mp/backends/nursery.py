@@ -25,6 +25,7 @@ from .._worker import shared
 from .._worker.liveness import die_with_parent
 from .._worker.randomness import diverge
 from .._worker.wire import Frames, frame
+from ._spawn import open_standard_descriptors
 
 _FDS_MAX = 32
 #: Without pidfds the ends of workers are looked for this often.
@@ -59,11 +60,19 @@ def main(control: int, alive: int, supervisor: int, shared_dir: str) -> None:
     os.setpgid(0, 0)
     for name in _THREAD_LIMITS:
         os.environ.setdefault(name, "1")
+    _have_standard_streams()
+    _preload()
+    _Nursery(socket.socket(fileno=control), alive, supervisor, shared_dir).run()
+
+
+def _have_standard_streams() -> None:
+    """Nothing to read; and somewhere to write to, also where the supervisor has no such streams."""
+    open_standard_descriptors()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    _preload()
-    _Nursery(socket.socket(fileno=control), alive, supervisor, shared_dir).run()
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - as long as this process is
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _preload() -> None:

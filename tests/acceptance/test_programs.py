@@ -51,6 +51,21 @@ def test_a_script_without_a_main_guard(python, tmp_path):
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("opens", [False, True])
+def test_with_standard_streams_closed(python, tmp_path, closed, opens):
+    """As some daemons start programs. What is opened next gets their numbers, and nobody else's words."""
+    mine = 'from pathlib import Path\nmine = Path("mine").open("w")\n' if opens else ""
+    program = NO_GUARD.replace("        assert isinstance", '        print("printed")\n        assert isinstance')
+    answer = 'open("answer", "w").write(f"{state.status}")\n'
+    (tmp_path / "script.py").write_text(mine + program + answer)
+    (tmp_path / "closed.sh").write_text(f'exec "$1" script.py {closed}\n')
+    done = python("-c", "import os, sys; os.execv('/bin/sh', ['sh', 'closed.sh', sys.executable])")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "answer").read_text() == "completed"
+    assert not opens or (tmp_path / "mine").read_text() == ""
+
+
 def test_typed_into_an_interpreter(python):
     # A blank line ends a block there; blocks themselves hold none.
     typed = NO_GUARD.replace("\n    def", "\n    def").replace("\nflow =", "\n\nflow =")
