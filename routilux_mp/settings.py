@@ -97,7 +97,7 @@ class Settings(NamedTuple):
         """
         known = cls.__annotations__
         values: dict[str, Any] = {}
-        for name, raw in _from_pyproject(os.getcwd()).items():
+        for name, raw in _from_pyproject(current_directory()).items():
             if name not in known:
                 raise SettingInvalid(f"pyproject.toml, [tool.routilux_mp]: no setting named '{name}'")
             values[name] = _convert(known[name], raw, f"pyproject.toml: {name}")
@@ -149,6 +149,14 @@ def _convert(kind: type, raw: Any, where: str) -> Any:
         return os.fspath(raw)
     except (ValueError, TypeError, KeyError):
         raise SettingInvalid(f"{where}: {raw!r} is not a {kind.__name__}") from None
+
+
+def current_directory() -> str:
+    """Where this process is; "" if that has been removed, as from under a server that runs on."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def _from_pyproject(folder: str) -> Mapping[str, Any]:

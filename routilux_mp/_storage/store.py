@@ -65,7 +65,13 @@ class Store:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Nothing is touched yet. `clock`, `random` and `sleep` are there for simulations."""
-        self.path = os.path.abspath(root)
+        try:
+            self.path = os.path.abspath(root)
+        except OSError as error:
+            raise StorageError(
+                f"the checkpoint directory '{root}' is meant from where this process is, and that was removed "
+                f"({error.strerror}). Name it by its whole path"
+            ) from error
         self._fs = fs or system_files(group_shared=settings.group_shared)
         self._settings = settings
         owner = random(TOKEN_BYTES)

@@ -8,6 +8,7 @@ caller has its handle, the job is durably on its way.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,7 @@ from .._storage.control import Answer
 from .._storage.replay import LogRef
 from ..backends.base import Code
 from ..errors import CheckpointDamaged, CodeChanged, Fenced, UnknownName, UsageError
+from ..settings import current_directory
 from . import recovery, serving
 from .beginning import METADATA_PLACE, begin, enter, pack_metadata
 from .compiled import CompiledFlow, Edits
@@ -196,6 +198,11 @@ def _code_for(
     if flow is not None:
         shipping.read_sources(flow, code)
     shipping.load(code)
+    cwd = str(code.environment.get("cwd", ""))
+    if flow is None and cwd and not os.path.isdir(cwd):
+        _log.warning(
+            "job %s was begun in %s, which is not here: its handlers run in %s", job.job_id, cwd, current_directory()
+        )
     return code, list(recode(job, kept, shipping.kept(job.job_id, code), choice))
 
 

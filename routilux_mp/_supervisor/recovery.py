@@ -17,7 +17,7 @@ from .._storage.codec import decode_record, decode_snapshot
 from .._storage.owner import start_ticks
 from .._worker.logs import levels
 from ..errors import CheckpointDamaged, FlowMismatch, NeverBegan
-from ..settings import Settings
+from ..settings import Settings, current_directory
 from .outputs import outputs_of
 
 if TYPE_CHECKING:
@@ -157,5 +157,11 @@ def environment() -> dict[str, object]:
     """What a fresh process needs to find the same modules, and to log what is logged here."""
     import sys
 
-    cwd = os.getcwd()
-    return {"sys_path": [p or cwd for p in sys.path], "cwd": cwd, "argv": list(sys.argv), "logging": levels()}
+    cwd = current_directory()
+    return {
+        "sys_path": [p or cwd for p in sys.path],
+        "prefixes": [sys.prefix, sys.base_prefix],
+        "cwd": cwd,
+        "argv": list(sys.argv),
+        "logging": levels(),
+    }

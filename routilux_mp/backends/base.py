@@ -39,7 +39,7 @@ class Code(NamedTuple):
     code_id: str  # digest of the bundle; for inline any unique string
     bundle: bytes | None  # packed by _serialization.code; None for inline
     routines: Mapping[str, Any] | None = None  # the caller's own Routine objects, by id (inline uses them)
-    environment: Mapping[str, Any] = {}  # sys_path: list[str], cwd: str, argv: list[str], logging: {str: int}
+    environment: Mapping[str, Any] = {}  # see ``_supervisor.recovery.environment``
     wants_sources: bool = False  # whoever loads it is to say what its modules hold now
 
 

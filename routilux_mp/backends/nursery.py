@@ -18,6 +18,8 @@ import socket
 import sys
 import traceback
 from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .._serialization.packing import pack, unpack
@@ -51,13 +53,21 @@ class _Child(NamedTuple):
     pidfd: int  # -1: this system has none
 
 
+#: Where the supervisor was when this process was started, and where it looks for modules.
+_begun_in, _begun_with = "/", list[str]()
+
+
 def main(control: int, alive: int, supervisor: int, shared_dir: str) -> None:
     """Serve the supervisor at the other end of the socket ``control`` until it is gone.
 
     ``alive``: the read end of a pipe that the supervisor never writes to. ``shared_dir``: to be removed with it.
     """
+    global _begun_in, _begun_with
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to decide
     os.setpgid(0, 0)
+    _begun_with = list(sys.path)
+    with suppress(OSError):  # it may have been removed
+        _begun_in = os.getcwd()
     for name in _THREAD_LIMITS:
         os.environ.setdefault(name, "1")
     _have_standard_streams()
@@ -326,15 +336,28 @@ def _sources_of(routines: dict[str, object]) -> bytes:
 def _take_environment(environment: dict[str, Any]) -> None:
     """Import and open files as the caller's process would."""
     if environment.get("sys_path"):
-        sys.path[:] = list(environment["sys_path"])
+        sys.path[:] = _places(list(environment["sys_path"]), environment.get("prefixes", ()))
     if environment.get("argv"):
         sys.argv[:] = list(environment["argv"])
     if environment.get("cwd"):
-        os.chdir(environment["cwd"])
+        with suppress(OSError):
+            os.chdir(_begun_in)
+            os.chdir(environment["cwd"])  # not here, where it was begun on another machine: whoever goes on says so
     if environment.get("logging"):
         from .._worker.logs import take_levels
 
         take_levels(environment["logging"])
+
+
+def _places(theirs: list[str], prefixes: Sequence[str]) -> list[str]:
+    """Where to look for modules of code that was packed where ``theirs`` was ``sys.path``, by a Python in ``prefixes``.
+
+    On another machine that may be installed elsewhere: its own modules are then those of the Python that runs here.
+    """
+    if prefixes and set(prefixes) != {sys.prefix, sys.base_prefix}:
+        installed = tuple(os.path.join(prefix, "lib") for prefix in prefixes)
+        theirs = [place for place in theirs if not place.startswith(installed)]
+    return [*theirs, *(place for place in _begun_with if place not in theirs)]
 
 
 def _pidfd(pid: int) -> int:
