@@ -105,9 +105,12 @@ class Feeding:
         if loop.is_ahead(live):
             return  # the commit under way will have it looked at again
         wanted = select.wanted(live.job, now)
+        served: set[str] | None = None  # once there is no worker for who has none: the routines that have some
         for number in wanted:
-            if not self._feed(live, number, now):
-                self._make_room(live, number)
+            if served is not None and live.job.topology.routines[number].routine_id not in served:
+                continue  # of a thousand that wait for one, one asks for it
+            if not self._feed(live, number, now) and not self._make_room(live, number) and served is None:
+                served = loop.placement.served(live.code_id)
         if any(self._is_hungry(live, n) for n in wanted):
             loop.attention.hungry[live.job.job_id] = None
 
@@ -174,31 +177,35 @@ class Feeding:
             return False
         return True
 
-    def _make_room(self, live: LiveJob, number: int) -> None:
-        """The routine's workers are all busy, or it has none: another one, if the budget allows."""
+    def _make_room(self, live: LiveJob, number: int) -> bool:
+        """The routine's workers are all busy, or it has none: another one, if the budget allows.
+
+        False when it has none and nobody gets one before a worker that serves another routine is free.
+        """
         loop = self._loop
         spec = live.job.topology.routines[number]
         code_id, routine = live.code_id, spec.routine_id
         bound = loop.placement.bound(code_id, routine)
         if spec.workers and len(bound) >= spec.workers:
-            return
+            return True
         if any(not slot.is_started and not slot.load for slot in bound):
-            return  # one is on its way
+            return True  # one is on its way
         if not loop.placement.is_full(code_id):
             if loop.staff.start(code_id, routine):
                 self._feed(live, number, loop.clock.now_ns())
-            return
+            return True
         if loop.placement.rebind(code_id, routine) is not None:
             self._feed(live, number, loop.clock.now_ns())
-            return
+            return True
         if bound:
-            return
+            return True
         idle = loop.placement.idle_of_other_code(code_id)
         if idle is not None:
             idle.is_leaving = True
             loop.backend.stop(idle.worker)
-            return
+            return True
         self._claim(code_id, routine)
+        return False
 
     def _claim(self, code_id: str, routine: str) -> None:
         """A routine has work and no worker: one that serves another routine is freed for it."""

@@ -113,6 +113,10 @@ class Placement:
     def bound(self, code_id: str, routine: str) -> list[WorkerSlot]:
         return [s for s in self.workers.values() if s.routine == routine and s.code_id == code_id and not s.is_leaving]
 
+    def served(self, code_id: str) -> set[str]:
+        """The routines of this code that have a worker."""
+        return {slot.routine for slot in self.workers.values() if slot.code_id == code_id and not slot.is_leaving}
+
     def is_full(self, code_id: str) -> bool:
         """No further worker may be started for this code."""
         if len(self.workers) >= self.workers_max:
