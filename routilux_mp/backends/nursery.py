@@ -340,9 +340,11 @@ def _take_environment(environment: dict[str, Any]) -> None:
     if environment.get("argv"):
         sys.argv[:] = list(environment["argv"])
     if environment.get("cwd"):
-        with suppress(OSError):
-            os.chdir(_begun_in)
-            os.chdir(environment["cwd"])  # not here, where it was begun on another machine: whoever goes on says so
+        try:
+            os.chdir(environment["cwd"])
+        except OSError:  # it was begun on another machine, say: whoever goes on with it tells of that
+            with suppress(OSError):
+                os.chdir(_begun_in)
     if environment.get("logging"):
         from .._worker.logs import take_levels
 
