@@ -122,9 +122,11 @@ print(state.status, *[r["n"] for r in state.results("adds", "out")])
 """
     gone = tmp_path / "gone"
     gone.mkdir()
+    script = tmp_path / "server.py"
+    script.write_text(program)
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "root")],
+        [sys.executable, str(script), str(tmp_path / "root")],
         cwd=gone, env={"PYTHONPATH": str(root), "HOME": str(tmp_path)},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
