@@ -150,7 +150,8 @@ def _read_bundle(data: bytes) -> dict[str, Any]:
 
 def _load_part_a(data: bytes, digest: bytes) -> shipped.Table:
     part = unpack_simple(data)
-    spaces: list[dict[str, Any]] = [_new_space(name) for name in part["space_names"]]
+    packages = part.get("space_packages", [""] * len(part["space_names"]))  # older ones have none
+    spaces: list[dict[str, Any]] = [_new_space(*both) for both in zip(part["space_names"], packages, strict=True)]
     table = shipped.Table([_Missing] * len(part["class_names"]), spaces)
     names: list[str] = []
     remember(part.get("lines", {}))  # older ones have none
@@ -166,8 +167,10 @@ def _load_part_a(data: bytes, digest: bytes) -> shipped.Table:
     except Exception as error:  # the user's metaclasses, __setstate__ and imports run here
         raise _not_loadable("The code of this flow", error) from error
     main = sys.modules["__main__"].__dict__
-    if part["file"] is not None and not part["partial"]:
-        main["__file__"] = part["file"]
+    if not part["partial"]:
+        if part["file"] is not None:
+            main["__file__"] = part["file"]
+        main["__package__"] = part.get("package")  # older ones have none
     shipped.enter(digest, table, names)
     return table
 
@@ -189,8 +192,8 @@ class _Missing:
     """Takes the place of a class until its skeleton is made."""
 
 
-def _new_space(name: str) -> dict[str, Any]:
-    return types.ModuleType(name).__dict__ | {"__builtins__": __builtins__}
+def _new_space(name: str, package: str) -> dict[str, Any]:
+    return types.ModuleType(name).__dict__ | {"__builtins__": __builtins__, "__package__": package or None}
 
 
 def _namespace(key: Key, table: shipped.Table) -> dict[str, Any]:

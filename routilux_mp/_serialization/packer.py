@@ -346,13 +346,16 @@ class Packer:
         return buffer.getvalue()
 
     def _part_a(self) -> bytes:
-        file = self._main.__dict__.get("__file__") if self._main is not None else None
+        own = {} if self._main is None else self._main.__dict__
+        file, package = own.get("__file__"), own.get("__package__")  # of a package that is run: imports may be relative
         part = {
             "partial": self._is_partial,
             "file": file if isinstance(file, str) else None,
+            "package": package if isinstance(package, str) else None,
             "imports": list(self._imports),
             "lines": {} if self._is_partial else lines_of(self._files),
             "space_names": [str(space.get("__name__", "")) for space in self._spaces],
+            "space_packages": [str(space.get("__package__") or "") for space in self._spaces],
             "class_names": [[cls.__module__, cls.__qualname__] for cls in self._classes],
             "skeletons": [[index, data] for index, data in self._skeletons],
             "stream": self._stream.getvalue(),

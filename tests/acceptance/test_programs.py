@@ -51,6 +51,23 @@ def test_a_script_without_a_main_guard(python, tmp_path):
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize(
+    "how", [["-m", "app"], ["-c", "import runpy; runpy.run_module('app', run_name='__main__')"]], ids=["m", "runpy"]
+)
+def test_a_package_that_is_run_imports_its_own_modules(python, tmp_path, how):
+    """Also where a handler does so, and says it relatively."""
+    program = NO_GUARD.replace("factor = 3", "from .numbers import FACTOR").replace(
+        'self.emit("out", value=factor *',
+        'from .numbers import FACTOR as again\n        self.emit("out", value=again *',
+    )
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__init__.py").touch()
+    (tmp_path / "app" / "numbers.py").write_text("FACTOR = 3\n")
+    (tmp_path / "app" / "__main__.py").write_text(program)
+    done = python(*how)
+    assert (done.stdout, done.stderr) == ("completed 135\n", "")
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("opens", [False, True])
 def test_with_standard_streams_closed(python, tmp_path, closed, opens):
