@@ -6,7 +6,7 @@ import os
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .._core.stimuli import Failure
 from ..errors import CheckpointDamaged, CheckpointFormat, KeyUnavailable, SignatureInvalid, StorageError
@@ -38,6 +38,15 @@ def reading(read: Callable[[_A], _R], what: _A) -> _R:
         return read(what)
     except StorageError as error:
         raise InputUnreadable(error) from error
+
+
+def raising(error: Exception) -> Callable[[Any], Any]:
+    """What raises it when it is called."""
+
+    def call(_: Any) -> Any:
+        raise error
+
+    return call
 
 
 def describe(error: BaseException, is_retryable: bool) -> Failure:

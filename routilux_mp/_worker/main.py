@@ -24,10 +24,10 @@ from .._core.effects import GoOn, Part, Revoke, Work
 from .._core.stimuli import Completion
 from ..errors import BareYield, DefinitionError
 from ..slot import ASYNCHRONOUS
-from . import logs
+from . import logs, told
 from .asking import answers_of
 from .channel import Channel, SocketChannel
-from .failures import describe, reading
+from .failures import describe, raising, reading
 from .files import Files, HandedBack
 from .invoke import Call
 from .jobs import JobHere, RoutineHere, Routines
@@ -61,6 +61,7 @@ class Worker:
         #: The last dispatch that was taken back by a message read so far (the page may know of later ones).
         self._taken_back = 0
         self.is_over = False
+        self.is_told = False  # to end with what runs
         self._files = Files(may_overlap=may_wait)
         self.transaction = Transaction(self._send, page.numbers, self._wait_in_handler, self._files)
         self._sender = LateSender(self.transaction, self._files)
@@ -71,6 +72,9 @@ class Worker:
         """Run until the channel ends, and then what is left."""
         while True:
             context.set_for_process(None)  # a thread that a handler has left behind is in no activation
+            if self.is_told:
+                self.queue.clear()
+                self.is_over = True
             while not self.queue and not self.is_over:
                 self.take_messages(wait=True)
             if not self.queue:
@@ -81,6 +85,11 @@ class Worker:
                 self.take_messages(wait=False)  # what has come meanwhile says whether there is more to do
             for _ in self.run_next():
                 self.take_messages(wait=True)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing of the user's runs."""
+        return self._numbers[INDEX] == IDLE
 
     def take_messages(self, *, wait: bool) -> None:
         """Read, and do at once what is not work."""
@@ -184,7 +193,7 @@ class Worker:
             try:
                 return reading(routine.inputs, part)
             except Exception as error:  # what cannot be read is its activation's affair, not the worker's
-                return _raiser(error), [None]
+                return raising(error), [None]
 
         portions = [p for part, seq in zip(work.parts, work.seqs, strict=True) for p in job.portions(part, seq)]
         (first, seq), *rest = portions
@@ -318,6 +327,8 @@ class Worker:
             raise error
         transaction = self.transaction
         transaction.rollback()
+        if self.is_told:
+            raise HandedBack from error  # what it has started was told, too, perhaps
         if not self._may_wait and isinstance(error, KeyboardInterrupt):
             transaction.flush(is_last=True)
             raise error  # in the caller's own process it is the caller's
@@ -375,8 +386,10 @@ def run(sock: socket.socket, page_fd: int, routines: Routines) -> None:
     logs.forward(channel.send)
     os.register_at_fork(after_in_child=channel.leave)
     os.register_at_fork(after_in_child=partial(context.set_for_process, None))
+    told.listen(worker)
     worker.serve()
     streams.flush()
+    told.end(worker)
 
 
 def _next_look_ns(lease_ns: int, now_ns: int) -> int:
@@ -384,10 +397,3 @@ def _next_look_ns(lease_ns: int, now_ns: int) -> int:
     if not lease_ns:
         return now_ns + LOOK_NS
     return min(lease_ns, now_ns + LOOK_NS) if now_ns <= lease_ns else 0
-
-
-def _raiser(error: Exception) -> Call:
-    def call(_: Any) -> Any:
-        raise error
-
-    return call

@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .._serialization.packing import pack, unpack
-from .._worker import shared
+from .._worker import shared, told
 from .._worker.liveness import die_with_parent
 from .._worker.randomness import diverge
 from .._worker.wire import Frames, frame
@@ -64,6 +64,7 @@ def main(control: int, alive: int, supervisor: int, shared_dir: str) -> None:
     """
     global _begun_in, _begun_with
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to decide
+    told.stay()
     os.setpgid(0, 0)
     _begun_with = list(sys.path)
     with suppress(OSError):  # it may have been removed

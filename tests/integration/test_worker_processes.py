@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -112,6 +113,54 @@ def test_a_death_while_nothing_ran_blames_no_activation(backend: LocalBackend) -
     os.kill(driver.started().pid, signal.SIGTERM)
     assert driver.died().exit.signal == signal.SIGTERM
     assert backend.running(1) == (0, -1, 0)
+
+
+def _told_while_it_runs(backend: LocalBackend, tmp_path: Path, fails: bool) -> Driver:
+    """A worker that got SIGTERM in the first of three activations, which goes on for a while."""
+    begun, goes_on = tmp_path / "begun", tmp_path / "goes on"
+
+    def wait(self: Routine, n: int) -> None:
+        begun.touch()
+        while not goes_on.exists():
+            time.sleep(0.001)
+        if fails:
+            raise ValueError("what it has started was told to end, too")
+        self.emit("out", n=n)
+
+    driver = Driver(backend, {"r": routine(wait)}).begin()
+    driver.work(1, numbers(1))
+    driver.work(2, numbers(2))
+    wait_until(lambda: begun.exists() or driver.turn())
+    os.kill(driver.started().pid, signal.SIGTERM)
+    os.kill(driver.started().pid, signal.SIGTERM)
+    driver.quiet(0.05)
+    assert not driver.all(Died), "it runs something"
+    goes_on.touch()
+    assert driver.died().exit.signal == signal.SIGTERM
+    assert backend.running(1)[1] == -1, "no activation is blamed"
+    assert driver.reports(2) == [], "nothing is begun after that"
+    return driver
+
+
+def test_a_worker_that_is_told_to_end_ends_with_what_it_runs(backend: LocalBackend, tmp_path: Path) -> None:
+    driver = _told_while_it_runs(backend, tmp_path, fails=False)
+    assert driver.emitted(driver.reports(1)) == [{"n": 0}]
+
+
+def test_what_fails_in_a_worker_that_is_told_to_end_is_handed_back(backend: LocalBackend, tmp_path: Path) -> None:
+    (report,) = _told_while_it_runs(backend, tmp_path, fails=True).reports(1)
+    assert (report.done, report.failure, report.is_last) == (0, None, True)
+
+
+def test_what_a_handler_forks_ends_as_it_is_told(backend: LocalBackend) -> None:
+    def fork(self: Routine, n: int) -> None:
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            squares = pool.map(abs, [-1, -2])
+        self.emit("out", n=squares)  # the pool was terminated, and joined
+
+    driver = Driver(backend, {"r": routine(fork)}).begin()
+    driver.work(1, numbers(1))
+    assert driver.emitted(driver.finish(1)) == [{"n": [1, 2]}]
 
 
 def test_a_killed_worker_takes_its_children_with_it(backend: LocalBackend, tmp_path: Path) -> None:
