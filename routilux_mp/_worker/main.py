@@ -62,6 +62,7 @@ class Worker:
         self._taken_back = 0
         self.is_over = False
         self.is_told = False  # to end with what runs
+        self.is_running = False  # work that has not been reported
         self._files = Files(may_overlap=may_wait)
         self.transaction = Transaction(self._send, page.numbers, self._wait_in_handler, self._files)
         self._sender = LateSender(self.transaction, self._files)
@@ -83,13 +84,10 @@ class Worker:
             context.set_for_process(self.transaction)
             if len(self.queue) == 1 and not self.is_over:
                 self.take_messages(wait=False)  # what has come meanwhile says whether there is more to do
+            self.is_running = True
             for _ in self.run_next():
                 self.take_messages(wait=True)
-
-    @property
-    def is_idle(self) -> bool:
-        """Nothing of the user's runs."""
-        return self._numbers[INDEX] == IDLE
+            self.is_running = False
 
     def take_messages(self, *, wait: bool) -> None:
         """Read, and do at once what is not work."""

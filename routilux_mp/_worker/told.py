@@ -17,10 +17,7 @@ class Told(Protocol):
     """A worker that can be told to end."""
 
     is_told: bool
-
-    @property
-    def is_idle(self) -> bool:
-        """It runs nothing."""
+    is_running: bool
 
 
 def stay() -> None:
@@ -34,7 +31,7 @@ def listen(worker: Told) -> None:
 
     def on_signal(number: int, frame: Any) -> None:
         worker.is_told = True
-        if worker.is_idle:
+        if not worker.is_running:
             end(worker)
 
     signal.signal(signal.SIGTERM, on_signal)
