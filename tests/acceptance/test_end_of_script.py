@@ -1,13 +1,149 @@
-"""The end of a script: what goes on is waited for, what is paused stays paused and can be resumed."""
+"""How a script may end while its jobs are under way: what goes on is waited for, what is paused stays paused."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
+from routilux_mp._storage.store import Store
+from routilux_mp.settings import Settings
 from tests.acceptance.conftest import Program
 
-SCRIPT = """
+#: Its handler leaves a file when it begins and one when it ends.
+PRELUDE = """
+import atexit, signal, threading, time
+from pathlib import Path
+from routilux_mp import Flow, Routine, Runtime
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may be in the background
+
+class Source(Routine):
+    def __init__(self):
+        super().__init__()
+        self.define_slot("trigger", handler=self.go)
+        self.define_event("out")
+    def go(self, n):
+        for i in range(n):
+            self.emit("out", i=i)
+
+class Slow(Routine):
+    def __init__(self):
+        super().__init__()
+        self.define_slot("in", handler=self.go)
+        self.define_event("done")
+    def go(self, i):
+        Path(f"begun-{i}").touch()
+        time.sleep(0.2)
+        Path(f"ended-{i}").touch()
+        self.emit("done", i=i)
+
+flow = Flow("f")
+flow.add_routine(Source(), "source")
+flow.add_routine(Slow(), "slow")
+flow.connect("source", "out", "slow", "in")
+
+def begin(n):
+    state = flow.execute("source", {"n": n}, settle_s=0)
+    print(state.job_id, flush=True)
+    return state
+"""
+
+Start = Callable[[str], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Start]:
+    started: list[subprocess.Popen[str]] = []
+
+    def run(program: str) -> subprocess.Popen[str]:
+        (tmp_path / "script.py").write_text(PRELUDE + program)
+        with_root = {**environment, "ROUTILUX_MP_CHECKPOINT_DIR": str(tmp_path / "root")}
+        process = subprocess.Popen(
+            [sys.executable, "script.py"],
+            cwd=tmp_path, env=with_root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def until(is_true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("begin(100)\ntime.sleep(60)\n", True),
+        ("begin(100)\n", True),
+        ("with Runtime(2):\n    begin(100)\n", False),
+    ],
+    ids=["in the script", "at its end", "at the end of a with block"],
+)
+def test_ctrl_c_lets_what_runs_end_and_hands_over_the_rest(
+    start: Start, tmp_path: Path, program: str, says: bool
+) -> None:
+    process = start(program)
+    until(lambda: list(tmp_path.glob("begun-*")))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    job_id = out.strip()
+    begun, ended = (
+        sorted(path.name.split("-")[1] for path in tmp_path.glob(f"{what}-*")) for what in ("begun", "ended")
+    )
+    assert begun == ended, "nobody was killed in the middle"
+    assert len(ended) < 100
+    with Store(str(tmp_path / "root"), Settings()) as store:
+        log = store.read(job_id)
+    assert log.seal_reason == "handover", "whoever comes next need not wait for a lease"
+    if says:
+        assert f"interrupted, 1 unfinished; go on by: routilux-mp resume {tmp_path / 'root' / job_id}" in err
+    else:
+        assert process.returncode == -signal.SIGINT
+        assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "atexit.register(begin, 2)\n",
+        "threading.Thread(target=begin, args=(2,)).start()\n",
+        "def later():\n"
+        "    threading.main_thread().join()\n"
+        "    flow.wait_for_completion(job_state=begin(1))\n"
+        "    begin(2)\n"
+        "begin(2)\n"
+        "threading.Thread(target=later).start()\n",
+        "def later():\n    threading.main_thread().join()\n    begin(2)\nthreading.Thread(target=later).start()\n",
+    ],
+    ids=["by its atexit", "by a thread", "by a thread that goes on", "by a thread after its end"],
+)
+def test_what_is_begun_when_the_script_has_ended_is_waited_for(start: Start, tmp_path: Path, program: str) -> None:
+    if sys.version_info[:2] == (3, 12) and sys.version_info < (3, 12, 3):
+        pytest.skip("it begins no threads then (cpython#113964)")
+    process = start(program)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    with Store(str(tmp_path / "root"), Settings()) as store:
+        assert [store.read(job_id).seal_reason for job_id in out.split()] == ["ended"] * len(out.split())
+    assert (tmp_path / "ended-1").exists()
+
+
+PAUSES = """
 import sys
 from pathlib import Path
 from routilux_mp import Flow, JobState, Routine
@@ -39,7 +175,7 @@ else:
 
 
 def test_what_is_paused_stays_paused(python: Program, tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "script.py").write_text(PAUSES)
     begin = time.monotonic()
     done = python("script.py", "start")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
