@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -186,3 +187,87 @@ def test_what_is_paused_stays_paused(python: Program, tmp_path: Path) -> None:
     assert f'"{free}"' in found.stdout, found.stdout
     done = python("script.py", "resume")
     assert (done.stdout, done.stderr) == ("completed True\n", "")
+
+
+DRAINS = """
+from routilux_mp import Flow, Routine
+
+class Source(Routine):
+    def __init__(self):
+        super().__init__()
+        self.add_slot("trigger", handler=self.send)
+        self.add_event("output")
+    def send(self):
+        for n in range(50):
+            self.emit("output", n=n)
+
+class Last(Routine):
+    def __init__(self):
+        super().__init__()
+        self.add_slot("input", handler=self.take)
+    def take(self, n):
+        if n == 49:
+            print("took the last")
+
+flow = Flow("drains")
+flow.add_routine(Source(), "source")
+flow.add_routine(Last(), "last")
+flow.connect("source", "output", "last", "input")
+flow.execute("source", settle_s=0)
+print("script ends")
+"""
+
+
+NO_NEW_THREADS = """
+import logging, threading, time
+from routilux_mp import Flow, Routine
+
+class Slow(Routine):
+    def __init__(self):
+        super().__init__()
+        self.add_slot("trigger", handler=self.send)
+        self.add_event("output")
+    def send(self):
+        time.sleep(0.3)  # what comes of it is committed when the script has ended
+        for n in range(50):
+            self.emit("output", n=n)
+
+class Last(Routine):
+    def __init__(self):
+        super().__init__()
+        self.add_slot("input", handler=self.take)
+    def take(self, n):
+        if n == 49:
+            logging.getLogger("user").warning("logged the last")
+            print("took the last")
+
+def start(self):
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+logging.basicConfig(format="%(message)s")
+flow = Flow("drains")
+flow.add_routine(Slow(), "source")
+flow.add_routine(Last(), "last")
+flow.connect("source", "output", "last", "input")
+state = flow.execute("source", settle_s=0)
+threading.Thread.start = start
+print("script ends", state.job_id)
+"""
+
+
+def test_what_goes_on_is_waited_for(python: Program, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(DRAINS)
+    done = python("script.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.splitlines()) == ["script ends", "took the last"]
+
+
+def test_so_it_is_where_a_script_that_ends_can_begin_no_threads(python: Program, tmp_path: Path) -> None:
+    """Python 3.12.0 to 3.12.2 (cpython#113964)."""
+    (tmp_path / "script.py").write_text(NO_NEW_THREADS)
+    done = python("script.py")
+    assert (done.returncode, done.stderr) == (0, "logged the last\n")
+    ends, took = sorted(done.stdout.splitlines())
+    assert took == "took the last"
+    document = json.loads((tmp_path / "checkpoints" / ends.split()[-1] / "job_state.json").read_text())
+    assert document["status"] == "completed"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -540,110 +538,6 @@ def test_nothing_is_kept_without_durability(tmp_path: Path, monkeypatch: pytest.
         assert len(state.execution_history) == 8
         assert state.get_routine_state("counting")["count"] == 3  # type: ignore[index]
     assert list(tmp_path.rglob("c0*")) == []
-
-
-_SCRIPT = """
-from routilux_mp import Flow, Routine
-
-class Source(Routine):
-    def __init__(self):
-        super().__init__()
-        self.add_slot("trigger", handler=self.send)
-        self.add_event("output")
-    def send(self):
-        for n in range(50):
-            self.emit("output", n=n)
-
-class Last(Routine):
-    def __init__(self):
-        super().__init__()
-        self.add_slot("input", handler=self.take)
-    def take(self, n):
-        if n == 49:
-            print("took the last")
-
-flow = Flow("drains")
-flow.add_routine(Source(), "source")
-flow.add_routine(Last(), "last")
-flow.connect("source", "output", "last", "input")
-flow.execute("source", settle_s=0)
-print("script ends")
-"""
-
-
-def test_the_default_runtime_drains_when_the_script_ends(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(_SCRIPT)
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(root), "ROUTILUX_MP_CHECKPOINT_DIR": str(tmp_path / "root"), "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(done.stdout.split("\n")) == ["", "script ends", "took the last"]
-
-
-_NO_NEW_THREADS = """
-import logging, threading, time
-from routilux_mp import Flow, Routine
-
-class Slow(Routine):
-    def __init__(self):
-        super().__init__()
-        self.add_slot("trigger", handler=self.send)
-        self.add_event("output")
-    def send(self):
-        time.sleep(0.3)  # what comes of it is committed when the script has ended
-        for n in range(50):
-            self.emit("output", n=n)
-
-class Last(Routine):
-    def __init__(self):
-        super().__init__()
-        self.add_slot("input", handler=self.take)
-    def take(self, n):
-        if n == 49:
-            logging.getLogger("user").warning("logged the last")
-            print("took the last")
-
-def start(self):
-    raise RuntimeError("can't create new thread at interpreter shutdown")
-
-logging.basicConfig(format="%(message)s")
-flow = Flow("drains")
-flow.add_routine(Slow(), "source")
-flow.add_routine(Last(), "last")
-flow.connect("source", "output", "last", "input")
-state = flow.execute("source", settle_s=0)
-threading.Thread.start = start
-print("script ends", state.job_id)
-"""
-
-
-def test_it_drains_where_a_script_that_ends_can_begin_no_threads(tmp_path: Path) -> None:
-    """Python 3.12.0 to 3.12.2 (cpython#113964)."""
-    script = tmp_path / "script.py"
-    script.write_text(_NO_NEW_THREADS)
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(root), "ROUTILUX_MP_CHECKPOINT_DIR": str(tmp_path / "root"), "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "logged the last\n")
-    ends, took = sorted(done.stdout.splitlines())
-    assert took == "took the last"
-    document = json.loads((tmp_path / "root" / ends.split()[-1] / "job_state.json").read_text())
-    assert document["status"] == "completed"
 
 
 def test_views_on_disk_can_be_read_by_anybody(tmp_path: Path) -> None:
